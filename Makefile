@@ -1,0 +1,45 @@
+# The whole project needs Python 3.11+, make and git; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# ruff does most of the linting; flake8 is here for the rules of flake8-async that ruff lacks. Not wanted of them:
+# 114 (wants each startable function listed by name) and 127 (wants another HTTP library).
+NO_ASYNC_RULES := ASYNC114,ASYNC127
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-fast check format clean
+
+help:
+	@echo "make demo       start a local Prefect server, run three flow runs, show them"
+	@echo "make test       all tests, those against a real Prefect server included"
+	@echo "make test-fast  the tests that need neither a server nor a process"
+	@echo "make check      format, lint, flake8-async and strict types"
+	@echo "make format     put the code into the project's format"
+
+$(READY): pyproject.toml
+	@echo "Preparing $(VENV) (a minute or two the first time) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python examples/quickstart.py
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not server and not process"
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/flake8 --select ASYNC1,ASYNC2,ASYNC3 --extend-ignore $(NO_ASYNC_RULES) trioworker tests examples
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

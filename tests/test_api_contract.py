@@ -1,0 +1,1159 @@
+"""What `PrefectAPI` promises, checked against the fake and against a real server: the same tests for both."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+import attrs
+import pytest
+from conftest import PrefectServer
+
+from trioworker.api.client import PrefectAPI, open_client
+from trioworker.api.errors import (
+    NotPermittedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    RequestRefusedError,
+)
+from trioworker.api.models import (
+    Event,
+    LogLine,
+    OrchestrationResult,
+    ProposedState,
+    SetStateStatus,
+    StateType,
+)
+from trioworker.api.transport import TransportConfig
+from trioworker.testing import FakePrefectAPI
+
+TEMPLATE = {
+    "job_configuration": {"command": "{{ command }}"},
+    "variables": {"type": "object", "properties": {"command": {"type": "string"}}},
+}
+
+TYPES = {kind.value.capitalize(): kind for kind in StateType} | {
+    "Suspended": StateType.PAUSED,
+    "Submitting": StateType.PENDING,
+    "AwaitingRetry": StateType.SCHEDULED,
+    "Late": StateType.SCHEDULED,
+}
+
+
+class OtherSide(Protocol):
+    """What people, flows and other workers do, on either server."""
+
+    def now(self) -> datetime: ...
+
+    async def add_work_pool(
+        self, name: str, *, base_job_template: dict[str, Any], concurrency_limit: int | None = None
+    ) -> None: ...
+
+    async def add_work_queue(
+        self, pool_name: str, name: str, *, priority: int, concurrency_limit: int | None = None
+    ) -> None: ...
+
+    async def pause_work_pool(self, name: str) -> None: ...
+
+    async def pause_work_queue(self, pool_name: str, name: str) -> None: ...
+
+    async def delete_work_pool(self, name: str) -> None: ...
+
+    async def delete_work_queue(self, pool_name: str, name: str) -> None: ...
+
+    async def add_deployment(
+        self,
+        pool_name: str,
+        *,
+        queue_name: str = "default",
+        job_variables: dict[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        concurrency_limit: int | None = None,
+        cancel_new: bool = False,
+    ) -> UUID: ...
+
+    async def delete_deployment(self, deployment_id: UUID) -> None: ...
+
+    async def schedule(
+        self,
+        deployment_id: UUID,
+        *,
+        at: datetime | None = None,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        job_variables: dict[str, Any] | None = None,
+        retries: int | None = None,
+    ) -> UUID: ...
+
+    async def set_state(self, flow_run_id: UUID, name: str, *, force: bool = False) -> str: ...
+
+    async def delete_flow_run(self, flow_run_id: UUID) -> None: ...
+
+    async def worker_names(self, pool_name: str) -> list[str]: ...
+
+    async def log_messages(self, flow_run_id: UUID) -> list[str]: ...
+
+
+@attrs.frozen
+class FakeSide:
+    """`OtherSide` of the fake."""
+
+    fake: FakePrefectAPI
+
+    def now(self) -> datetime:
+        return self.fake.now()
+
+    async def add_work_pool(
+        self, name: str, *, base_job_template: dict[str, Any], concurrency_limit: int | None = None
+    ) -> None:
+        self.fake.add_work_pool(
+            name, base_job_template=base_job_template, concurrency_limit=concurrency_limit
+        )
+
+    async def add_work_queue(
+        self, pool_name: str, name: str, *, priority: int, concurrency_limit: int | None = None
+    ) -> None:
+        self.fake.add_work_queue(pool_name, name, priority=priority, concurrency_limit=concurrency_limit)
+
+    async def pause_work_pool(self, name: str) -> None:
+        self.fake.pause_work_pool(name)
+
+    async def pause_work_queue(self, pool_name: str, name: str) -> None:
+        self.fake.pause_work_queue(pool_name, name)
+
+    async def delete_work_pool(self, name: str) -> None:
+        self.fake.delete_work_pool(name)
+
+    async def delete_work_queue(self, pool_name: str, name: str) -> None:
+        self.fake.delete_work_queue(pool_name, name)
+
+    async def add_deployment(
+        self,
+        pool_name: str,
+        *,
+        queue_name: str = "default",
+        job_variables: dict[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        concurrency_limit: int | None = None,
+        cancel_new: bool = False,
+    ) -> UUID:
+        return self.fake.add_deployment(
+            "a flow",
+            pool_name,
+            name="a deployment",
+            queue_name=queue_name,
+            job_variables=job_variables,
+            tags=tags,
+            concurrency_limit=concurrency_limit,
+            cancel_new=cancel_new,
+        ).id
+
+    async def delete_deployment(self, deployment_id: UUID) -> None:
+        self.fake.delete_deployment(deployment_id)
+
+    async def schedule(
+        self,
+        deployment_id: UUID,
+        *,
+        at: datetime | None = None,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        job_variables: dict[str, Any] | None = None,
+        retries: int | None = None,
+    ) -> UUID:
+        return self.fake.schedule(
+            deployment_id, at=at, name=name, tags=tags, job_variables=job_variables, retries=retries
+        ).id
+
+    async def set_state(self, flow_run_id: UUID, name: str, *, force: bool = False) -> str:
+        return self.fake.set_state(flow_run_id, name, force=force).status
+
+    async def delete_flow_run(self, flow_run_id: UUID) -> None:
+        self.fake.delete_flow_run(flow_run_id)
+
+    async def worker_names(self, pool_name: str) -> list[str]:
+        return [beat.worker_name for beat in self.fake.heartbeats if beat.pool_name == pool_name]
+
+    async def log_messages(self, flow_run_id: UUID) -> list[str]:
+        return [line.message for line in self.fake.logs if line.flow_run_id == flow_run_id]
+
+
+@attrs.frozen
+class RealSide:
+    """`OtherSide` of a real server: plain REST calls, made without our client."""
+
+    server: PrefectServer
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    async def add_work_pool(
+        self, name: str, *, base_job_template: dict[str, Any], concurrency_limit: int | None = None
+    ) -> None:
+        body = {
+            "name": name,
+            "type": "process",
+            "base_job_template": base_job_template,
+            "concurrency_limit": concurrency_limit,
+        }
+        await self.server.acall("POST", "work_pools/", body)
+
+    async def add_work_queue(
+        self, pool_name: str, name: str, *, priority: int, concurrency_limit: int | None = None
+    ) -> None:
+        body = {"name": name, "priority": priority, "concurrency_limit": concurrency_limit}
+        await self.server.acall("POST", f"work_pools/{pool_name}/queues", body)
+
+    async def pause_work_pool(self, name: str) -> None:
+        await self.server.acall("PATCH", f"work_pools/{name}", {"is_paused": True})
+
+    async def pause_work_queue(self, pool_name: str, name: str) -> None:
+        await self.server.acall("PATCH", f"work_pools/{pool_name}/queues/{name}", {"is_paused": True})
+
+    async def delete_work_pool(self, name: str) -> None:
+        await self.server.acall("DELETE", f"work_pools/{name}")
+
+    async def delete_work_queue(self, pool_name: str, name: str) -> None:
+        await self.server.acall("DELETE", f"work_pools/{pool_name}/queues/{name}")
+
+    async def add_deployment(
+        self,
+        pool_name: str,
+        *,
+        queue_name: str = "default",
+        job_variables: dict[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        concurrency_limit: int | None = None,
+        cancel_new: bool = False,
+    ) -> UUID:
+        # One flow for each deployment: a second deployment of the same name would replace the first.
+        flow = await self.server.acall("POST", "flows/", {"name": f"a flow {uuid4()}"})
+        body = {
+            "name": "a deployment",
+            "flow_id": flow["id"],
+            "work_pool_name": pool_name,
+            "work_queue_name": queue_name,
+            "job_variables": job_variables or {},
+            "tags": list(tags),
+        }
+        if concurrency_limit is not None:
+            body["concurrency_limit"] = concurrency_limit
+            body["concurrency_options"] = {"collision_strategy": "CANCEL_NEW" if cancel_new else "ENQUEUE"}
+        deployment = await self.server.acall("POST", "deployments/", body)
+        return UUID(deployment["id"])
+
+    async def delete_deployment(self, deployment_id: UUID) -> None:
+        await self.server.acall("DELETE", f"deployments/{deployment_id}")
+
+    async def schedule(
+        self,
+        deployment_id: UUID,
+        *,
+        at: datetime | None = None,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        job_variables: dict[str, Any] | None = None,
+        retries: int | None = None,
+    ) -> UUID:
+        details = {} if at is None else {"scheduled_time": at.isoformat()}
+        body: dict[str, Any] = {
+            "state": {"type": "SCHEDULED", "name": "Scheduled", "state_details": details},
+            "tags": list(tags),
+        }
+        if name is not None:
+            body["name"] = name
+        if job_variables is not None:
+            body["job_variables"] = job_variables
+        if retries is not None:
+            body["empirical_policy"] = {"retries": retries, "retry_delay": 0}
+        run = await self.server.acall("POST", f"deployments/{deployment_id}/create_flow_run", body)
+        return UUID(run["id"])
+
+    async def set_state(self, flow_run_id: UUID, name: str, *, force: bool = False) -> str:
+        details = {"pause_reschedule": True} if name == "Suspended" else {}
+        state = {"type": TYPES[name].value, "name": name, "state_details": details}
+        body = {"state": state, "force": force}
+        result = await self.server.acall("POST", f"flow_runs/{flow_run_id}/set_state", body)
+        status: str = result["status"]
+        return status
+
+    async def delete_flow_run(self, flow_run_id: UUID) -> None:
+        await self.server.acall("DELETE", f"flow_runs/{flow_run_id}")
+
+    async def worker_names(self, pool_name: str) -> list[str]:
+        workers = await self.server.acall("POST", f"work_pools/{pool_name}/workers/filter", {})
+        return [worker["name"] for worker in workers]
+
+    async def log_messages(self, flow_run_id: UUID) -> list[str]:
+        body = {"logs": {"flow_run_id": {"any_": [str(flow_run_id)]}}, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in await self.server.acall("POST", "logs/filter", body)]
+
+
+@attrs.frozen
+class World:
+    """A server, seen from both sides, with one work pool of the test's own."""
+
+    api: PrefectAPI
+    other: OtherSide
+    pool: str
+
+    async def due(self, *queue_names: str, limit: int = 10) -> list[UUID]:
+        runs = await self.api.get_scheduled_flow_runs(
+            self.pool, queue_names=queue_names, scheduled_before=self.other.now(), limit=limit
+        )
+        return [run.id for run in runs]
+
+    async def scheduled(self, **kwargs: Any) -> UUID:
+        """A run of a new deployment, due since some time."""
+        return await self.other.schedule(await self.other.add_deployment(self.pool), **kwargs)
+
+    async def propose(self, flow_run_id: UUID, name: str, *, force: bool = False) -> OrchestrationResult:
+        return await self.api.set_flow_run_state(flow_run_id, proposed(name), force=force)
+
+
+def proposed(name: str, **kwargs: Any) -> ProposedState:
+    return ProposedState(type=TYPES[name], name=name, **kwargs)
+
+
+@asynccontextmanager
+async def open_world(server: PrefectServer | None) -> AsyncIterator[World]:
+    pool = f"pool {uuid4()}"
+    async with AsyncExitStack() as stack:
+        if server is None:
+            fake = FakePrefectAPI()
+            world = World(fake, FakeSide(fake), pool)
+        else:
+            client = await stack.enter_async_context(open_client(TransportConfig(url=server.url)))
+            world = World(client, RealSide(server), pool)
+        await world.other.add_work_pool(pool, base_job_template=TEMPLATE)
+        yield world
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.server)])
+def server(request: pytest.FixtureRequest) -> PrefectServer | None:
+    if request.param == "fake":
+        return None
+    found: PrefectServer = request.getfixturevalue("prefect_server")
+    return found
+
+
+@pytest.fixture
+async def world(server: PrefectServer | None) -> AsyncIterator[World]:
+    async with open_world(server) as world:
+        yield world
+
+
+MISSING = UUID("00000000-0000-4000-8000-000000000000")
+LONG_AGO = timedelta(minutes=-5)
+
+
+# Work pools and queues
+
+
+async def test_work_pool_is_read_by_name(world: World) -> None:
+    pool = await world.api.read_work_pool(world.pool)
+    assert (pool.name, pool.type, pool.base_job_template, pool.is_paused) == (
+        world.pool,
+        "process",
+        TEMPLATE,
+        False,
+    )
+
+
+async def test_paused_work_pool_says_so(world: World) -> None:
+    await world.other.pause_work_pool(world.pool)
+    assert (await world.api.read_work_pool(world.pool)).is_paused
+
+
+async def test_missing_work_pool_is_named_in_the_error(world: World) -> None:
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.read_work_pool("no-such-pool")
+    assert caught.value.status_code == 404
+    assert caught.value.detail == 'Work pool "no-such-pool" not found.'
+    assert caught.value.request == "GET /work_pools/no-such-pool"
+
+
+async def test_created_work_pool_is_returned_and_can_be_read(world: World) -> None:
+    name = f"new-{uuid4()}"
+    created = await world.api.create_work_pool(name, pool_type="trio", base_job_template=TEMPLATE)
+    assert created == await world.api.read_work_pool(name)
+    assert (created.name, created.type, created.base_job_template) == (name, "trio", TEMPLATE)
+
+
+async def test_work_pool_cannot_be_created_twice(world: World) -> None:
+    with pytest.raises(ObjectExistsError) as caught:
+        await world.api.create_work_pool(world.pool, pool_type="process", base_job_template={})
+    assert caught.value.detail == "A work pool with this name already exists."
+
+
+async def test_names_that_begin_with_prefect_are_reserved(world: World) -> None:
+    with pytest.raises(NotPermittedError) as caught:
+        await world.api.create_work_pool("Prefect-pool", pool_type="process", base_job_template={})
+    assert caught.value.detail == "Work pools starting with 'Prefect' are reserved for internal use."
+
+
+BAD_TEMPLATES = {
+    "no variables": {"job_configuration": {}},
+    "no job configuration": {"variables": {}},
+    "undeclared variable": {"job_configuration": {"a": "{{ b }}"}, "variables": {"properties": {}}},
+}
+
+
+@pytest.mark.parametrize("template", BAD_TEMPLATES.values(), ids=BAD_TEMPLATES)
+async def test_template_that_makes_no_sense_is_refused(world: World, template: dict[str, Any]) -> None:
+    with pytest.raises(RequestRefusedError) as created:
+        await world.api.create_work_pool(f"new-{uuid4()}", pool_type="process", base_job_template=template)
+    with pytest.raises(RequestRefusedError) as updated:
+        await world.api.update_work_pool_template(world.pool, template)
+    assert (created.value.status_code, updated.value.status_code) == (422, 422)
+    assert created.value.detail == updated.value.detail
+
+
+async def test_name_with_a_slash_is_refused(world: World) -> None:
+    with pytest.raises(RequestRefusedError) as caught:
+        await world.api.create_work_pool("a/b", pool_type="process", base_job_template={})
+    assert caught.value.status_code == 422
+
+
+async def test_template_is_replaced(world: World) -> None:
+    template = {"job_configuration": {"x": 1}, "variables": {"properties": {}}}
+    await world.api.update_work_pool_template(world.pool, template)
+    assert (await world.api.read_work_pool(world.pool)).base_job_template == template
+
+
+async def test_template_of_missing_pool_cannot_be_replaced(world: World) -> None:
+    with pytest.raises(ObjectNotFoundError):
+        await world.api.update_work_pool_template("no-such-pool", TEMPLATE)
+
+
+async def test_queues_come_by_priority(world: World) -> None:
+    await world.other.add_work_queue(world.pool, "last", priority=3)
+    await world.other.add_work_queue(world.pool, "second", priority=2)
+    await world.other.pause_work_queue(world.pool, "last")
+    queues = await world.api.read_work_queues(world.pool, [])
+    assert [(queue.name, queue.is_paused) for queue in queues] == [
+        ("default", False),
+        ("second", False),
+        ("last", True),
+    ]
+
+
+async def test_only_named_queues_are_read_and_unknown_names_are_no_error(world: World) -> None:
+    await world.other.add_work_queue(world.pool, "a", priority=2)
+    queues = await world.api.read_work_queues(world.pool, ["a", "unknown"])
+    assert [queue.name for queue in queues] == ["a"]
+
+
+async def test_queues_of_missing_pool_are_an_error(world: World) -> None:
+    with pytest.raises(ObjectNotFoundError):
+        await world.api.read_work_queues("no-such-pool", [])
+
+
+async def test_heartbeat_makes_the_worker_known(world: World) -> None:
+    await world.api.send_worker_heartbeat(world.pool, "worker 1", 30)
+    assert await world.other.worker_names(world.pool) == ["worker 1"]
+
+
+async def test_heartbeat_to_deleted_pool_tells_that_it_is_gone(world: World) -> None:
+    await world.other.delete_work_pool(world.pool)
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.send_worker_heartbeat(world.pool, "worker", 0.1)
+    assert caught.value.detail == f'Work pool "{world.pool}" not found.'
+
+
+# Scheduled runs
+
+
+async def test_scheduled_run_comes_with_what_a_worker_needs_but_without_its_state(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, tags=["of-deployment"])
+    run_id = await world.other.schedule(
+        deployment_id, name="a run", tags=["of-run"], job_variables={"command": "x"}
+    )
+    [run] = await world.api.get_scheduled_flow_runs(
+        world.pool, queue_names=[], scheduled_before=world.other.now(), limit=10
+    )
+    assert run.state is None
+    assert (run.id, run.name, run.deployment_id) == (run_id, "a run", deployment_id)
+    assert run.work_queue_name == "default"
+    assert sorted(run.tags) == ["of-deployment", "of-run"]
+    assert run.job_variables == {"command": "x"}
+    assert (run.infrastructure_pid, run.start_time, run.empirical_policy.retry_type) == (None, None, None)
+    assert run == attrs.evolve(await world.api.read_flow_run(run_id), state=None, tags=run.tags)
+
+
+async def test_only_runs_that_are_due_are_returned_oldest_first(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool)
+    now = world.other.now()
+    late = await world.other.schedule(deployment_id, at=now - timedelta(seconds=10))
+    later = await world.other.schedule(deployment_id, at=now - timedelta(seconds=20))
+    exactly = await world.other.schedule(deployment_id, at=now)
+    await world.other.schedule(deployment_id, at=now + timedelta(milliseconds=1))
+    runs = await world.api.get_scheduled_flow_runs(world.pool, queue_names=[], scheduled_before=now, limit=10)
+    assert [run.id for run in runs] == [later, late, exactly]
+
+
+async def test_no_more_runs_are_returned_than_asked_for(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool)
+    now = world.other.now()
+    runs = [
+        await world.other.schedule(deployment_id, at=now - timedelta(seconds=age)) for age in (30, 20, 10)
+    ]
+    assert await world.due(limit=2) == runs[:2]
+    assert await world.due(limit=0) == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "detail"),
+    [
+        (201, "Invalid limit: must be less than or equal to 200."),
+        (-1, "Invalid limit: must be greater than or equal to 0."),
+    ],
+)
+async def test_limit_out_of_range_is_refused(world: World, limit: int, detail: str) -> None:
+    with pytest.raises(RequestRefusedError) as caught:
+        await world.due(limit=limit)
+    assert (caught.value.status_code, caught.value.detail) == (422, detail)
+
+
+async def test_runs_of_other_queues_are_not_returned(world: World) -> None:
+    await world.other.add_work_queue(world.pool, "a", priority=2)
+    in_default = await world.scheduled()
+    in_a = await world.other.schedule(await world.other.add_deployment(world.pool, queue_name="a"))
+    assert await world.due("a") == [in_a]
+    assert await world.due("default") == [in_default]
+    assert set(await world.due("a", "default")) == {in_a, in_default}
+
+
+async def test_priority_of_the_queue_goes_before_age(world: World) -> None:
+    await world.other.add_work_queue(world.pool, "urgent", priority=1)
+    old = await world.scheduled(at=world.other.now() - timedelta(seconds=60))
+    deployment_id = await world.other.add_deployment(world.pool, queue_name="urgent")
+    urgent = await world.other.schedule(deployment_id)
+    assert await world.due() == [urgent, old]
+    assert await world.due(limit=1) == [urgent]
+
+
+async def test_unknown_queue_is_an_error(world: World) -> None:
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.due("unknown")
+    assert caught.value.detail == f"Work pool queue '{world.pool}/unknown' not found."
+
+
+async def test_runs_of_missing_pool_are_an_error(world: World) -> None:
+    await world.other.delete_work_pool(world.pool)
+    with pytest.raises(ObjectNotFoundError):
+        await world.due()
+
+
+async def test_paused_pool_gives_nothing(world: World) -> None:
+    await world.scheduled()
+    await world.other.pause_work_pool(world.pool)
+    assert await world.due() == []
+
+
+async def test_paused_queue_gives_nothing(world: World) -> None:
+    await world.scheduled()
+    await world.other.pause_work_queue(world.pool, "default")
+    assert await world.due() == []
+    assert await world.due("default") == []
+
+
+async def test_runs_of_a_deleted_queue_are_lost_to_workers(world: World) -> None:
+    await world.other.add_work_queue(world.pool, "a", priority=2)
+    run_id = await world.other.schedule(await world.other.add_deployment(world.pool, queue_name="a"))
+    await world.other.delete_work_queue(world.pool, "a")
+    assert await world.due() == []
+    assert (await world.api.read_flow_run(run_id)).id == run_id
+
+
+@pytest.mark.parametrize("active", ["Pending", "Running"])
+async def test_active_runs_count_against_the_limit_of_the_queue(world: World, active: str) -> None:
+    await world.other.add_work_queue(world.pool, "a", priority=2, concurrency_limit=2)
+    deployment_id = await world.other.add_deployment(world.pool, queue_name="a")
+    now = world.other.now()
+    runs = [
+        await world.other.schedule(deployment_id, at=now - timedelta(seconds=age)) for age in (30, 20, 10)
+    ]
+    assert await world.due() == runs[:2]
+    await world.other.set_state(runs[0], active)
+    assert await world.due() == runs[1:2]
+    await world.other.set_state(runs[1], active)
+    assert await world.due() == []
+    await world.other.set_state(runs[0], "Completed")
+    assert await world.due() == runs[2:]
+
+
+async def test_active_runs_count_against_the_limit_of_the_pool(world: World) -> None:
+    pool = f"limited {uuid4()}"
+    await world.other.add_work_pool(pool, base_job_template={}, concurrency_limit=1)
+    world = attrs.evolve(world, pool=pool)
+    first = await world.scheduled(at=world.other.now() - timedelta(seconds=20))
+    second = await world.scheduled(at=world.other.now() - timedelta(seconds=10))
+    assert await world.due() == [first]
+    await world.other.set_state(first, "Running")
+    assert await world.due() == []
+    await world.other.set_state(first, "Completed")
+    assert await world.due() == [second]
+
+
+async def test_claimed_run_is_not_returned_until_it_is_given_back(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.propose(run_id, "Pending")
+    assert await world.due() == []
+    await world.propose(run_id, "Scheduled")
+    assert await world.due() == [run_id]
+
+
+# Cancelling runs
+
+
+async def test_cancelling_runs_are_found_by_pool_and_queue(world: World) -> None:
+    await world.other.add_work_queue(world.pool, "a", priority=2)
+    in_a = await world.other.schedule(await world.other.add_deployment(world.pool, queue_name="a"))
+    in_default, running = await world.scheduled(), await world.scheduled()
+    for run_id in (in_a, in_default, running):
+        await world.other.set_state(run_id, "Running")
+    for run_id in (in_a, in_default):
+        await world.other.set_state(run_id, "Cancelling")
+
+    async def found(*queue_names: str) -> set[UUID]:
+        runs = await world.api.find_cancelling_flow_runs(world.pool, queue_names=queue_names)
+        assert {run.state.name for run in runs if run.state} <= {"Cancelling"}
+        return {run.id for run in runs}
+
+    assert await found() == {in_a, in_default}
+    assert await found("a") == {in_a}
+    assert await found("a", "default") == {in_a, in_default}
+    assert await found("unknown") == set()
+
+
+async def test_missing_pool_has_no_cancelling_runs(world: World) -> None:
+    assert await world.api.find_cancelling_flow_runs("no-such-pool", queue_names=[]) == []
+
+
+# Single objects
+
+
+async def test_flow_run_is_read_with_its_state(world: World) -> None:
+    at = world.other.now() + LONG_AGO
+    run_id = await world.scheduled(at=at)
+    run = await world.api.read_flow_run(run_id)
+    assert run.state is not None
+    assert (run.state.type, run.state.name, run.state.message) == (StateType.SCHEDULED, "Scheduled", None)
+    assert run.state.state_details.scheduled_time == at
+    assert run.state.state_details.transition_id is None
+    assert run.job_variables == {}
+
+
+async def test_start_time_is_that_of_the_first_running_state(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.propose(run_id, "Pending")
+    assert (await world.api.read_flow_run(run_id)).start_time is None
+    await world.other.set_state(run_id, "Running")
+    started = (await world.api.read_flow_run(run_id)).start_time
+    assert started is not None
+    await world.propose(run_id, "Crashed")
+    await world.propose(run_id, "AwaitingRetry")
+    await world.other.set_state(run_id, "Running")
+    assert (await world.api.read_flow_run(run_id)).start_time == started
+
+
+async def test_run_that_ends_before_it_ran_has_a_start_time(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.propose(run_id, "Crashed")
+    assert (await world.api.read_flow_run(run_id)).start_time is not None
+
+
+async def test_deleted_flow_run_is_not_found(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.other.delete_flow_run(run_id)
+    with pytest.raises(ObjectNotFoundError) as read:
+        await world.api.read_flow_run(run_id)
+    with pytest.raises(ObjectNotFoundError) as proposed_for:
+        await world.propose(run_id, "Pending")
+    with pytest.raises(ObjectNotFoundError) as noted:
+        await world.api.set_infrastructure_pid(run_id, "1")
+    assert read.value.detail == noted.value.detail == "Flow run not found"
+    assert proposed_for.value.detail == f"Flow run with id {run_id} not found"
+    assert await world.due() == []
+
+
+async def test_infrastructure_pid_is_recorded(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.api.set_infrastructure_pid(run_id, "host:123")
+    assert (await world.api.read_flow_run(run_id)).infrastructure_pid == "host:123"
+
+
+async def test_deployment_is_read(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, job_variables={"command": "y"}, tags=["a"])
+    deployment = await world.api.read_deployment(deployment_id)
+    assert (deployment.id, deployment.name) == (deployment_id, "a deployment")
+    assert (deployment.job_variables, deployment.tags) == ({"command": "y"}, ["a"])
+
+
+async def test_deleted_deployment_takes_its_scheduled_runs_along(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool)
+    claimed, waiting = await world.other.schedule(deployment_id), await world.other.schedule(deployment_id)
+    await world.propose(claimed, "Pending")
+    await world.other.delete_deployment(deployment_id)
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.read_deployment(deployment_id)
+    assert caught.value.detail == "Deployment not found"
+    with pytest.raises(ObjectNotFoundError):
+        await world.api.read_flow_run(waiting)
+    assert (await world.api.read_flow_run(claimed)).deployment_id == deployment_id
+
+
+async def test_run_of_a_deleted_deployment_cannot_be_claimed(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool)
+    run_id = await world.other.schedule(deployment_id)
+    await world.propose(run_id, "Pending")
+    await world.other.delete_deployment(deployment_id)
+    await world.propose(run_id, "Scheduled")
+    result = await world.propose(run_id, "Pending")
+    assert (result.status, result.details.reason) == (SetStateStatus.ABORT, "Deployment not found.")
+
+
+async def test_flow_is_read(world: World) -> None:
+    deployment = await world.api.read_deployment(await world.other.add_deployment(world.pool))
+    flow = await world.api.read_flow(deployment.flow_id)
+    assert flow.id == deployment.flow_id
+    assert flow.name.startswith("a flow")
+
+
+async def test_missing_flow_is_not_found(world: World) -> None:
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.read_flow(MISSING)
+    assert caught.value.detail == "Flow not found"
+
+
+# Events and logs
+
+
+def event(resource: dict[str, str], *related: dict[str, str]) -> Event:
+    return Event(
+        id=uuid4(),
+        occurred=datetime.now(UTC),
+        event="test.happened",
+        resource=resource,
+        related=list(related),
+        payload={"a": [1, None]},
+    )
+
+
+GOOD_RESOURCE = {"prefect.resource.id": "test.1"}
+
+
+async def test_events_are_taken_repetitions_included(world: World) -> None:
+    first = event(GOOD_RESOURCE, {"prefect.resource.id": "test.2", "prefect.resource.role": "r"})
+    second = attrs.evolve(event(GOOD_RESOURCE), follows=first.id)
+    assert await world.api.send_events([first, second]) is None  # type: ignore[func-returns-value]
+    assert await world.api.send_events([first]) is None  # type: ignore[func-returns-value]
+    assert await world.api.send_events([]) is None  # type: ignore[func-returns-value]
+
+
+BAD_EVENTS = {
+    "resource without id": event({"a": "b"}),
+    "related resource without role": event(GOOD_RESOURCE, {"prefect.resource.id": "x"}),
+    "related resource without id": event(GOOD_RESOURCE, {"prefect.resource.role": "x"}),
+    "too many related resources": event(
+        GOOD_RESOURCE, *[{"prefect.resource.id": "x", "prefect.resource.role": "r"}] * 101
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_EVENTS.values(), ids=BAD_EVENTS)
+async def test_one_bad_event_makes_the_whole_batch_refused(world: World, bad: Event) -> None:
+    with pytest.raises(RequestRefusedError) as caught:
+        await world.api.send_events([event(GOOD_RESOURCE), bad])
+    assert caught.value.status_code == 422
+
+
+async def test_log_lines_are_kept_in_order(world: World) -> None:
+    run_id = await world.scheduled()
+    now = datetime.now(UTC)
+    await world.api.send_logs(
+        [
+            LogLine(
+                name="test",
+                level=20,
+                message=f"line {number}",
+                timestamp=now + timedelta(seconds=number),
+                flow_run_id=run_id,
+            )
+            for number in range(3)
+        ]
+    )
+    await world.api.send_logs([LogLine(name="test", level=20, message="of no run", timestamp=now)])
+    assert await world.other.log_messages(run_id) == ["line 0", "line 1", "line 2"]
+
+
+# Orchestration
+
+
+def told(result: OrchestrationResult) -> tuple[str, str | None, str | None]:
+    """Status, name of the resulting state, reason."""
+    return (result.status, result.state.name if result.state else None, result.details.reason)
+
+
+async def put_into(world: World, run_id: UUID, name: str) -> None:
+    """Bring a scheduled run into a state by the way that leads there in life."""
+    through = {
+        "Suspended": "Running",
+        "Paused": "Running",
+        "Cancelling": "Running",
+        "Submitting": "Pending",
+        "AwaitingRetry": "Crashed",
+    }
+    if name == "Scheduled":
+        return
+    if name in through:
+        await put_into(world, run_id, through[name])
+    assert await world.other.set_state(run_id, name) == "ACCEPT"
+
+
+async def test_claim_is_accepted_and_keeps_the_scheduled_time(world: World) -> None:
+    at = world.other.now() + LONG_AGO
+    run_id = await world.scheduled(at=at)
+    state = proposed("Pending", message="why")
+    result = await world.api.set_flow_run_state(run_id, state)
+    assert told(result) == ("ACCEPT", "Pending", None)
+    assert result.state is not None
+    assert result.state.message == "why"
+    assert result.state.state_details.scheduled_time == at
+    assert result.state.state_details.transition_id == state.transition_id
+    assert (await world.api.read_flow_run(run_id)).state == result.state
+
+
+async def test_claim_with_a_scheduled_time_of_its_own_has_that(world: World) -> None:
+    run_id = await world.scheduled(at=world.other.now() + LONG_AGO)
+    at = world.other.now() + timedelta(hours=1)
+    result = await world.api.set_flow_run_state(run_id, proposed("Pending", scheduled_time=at))
+    assert result.state is not None
+    assert result.state.state_details.scheduled_time == at
+
+
+async def test_repeated_claim_is_known_by_its_transition_id(world: World) -> None:
+    run_id = await world.scheduled()
+    state = proposed("Pending")
+    await world.api.set_flow_run_state(run_id, state)
+    again = await world.api.set_flow_run_state(run_id, state)
+    assert told(again) == ("REJECT", "Pending", "This run has already made this state transition.")
+    assert again.state is not None
+    assert again.state.state_details.transition_id == state.transition_id
+
+
+async def test_second_claim_by_somebody_else_is_aborted(world: World) -> None:
+    run_id = await world.scheduled()
+    first = proposed("Pending")
+    await world.api.set_flow_run_state(run_id, first)
+    result = await world.propose(run_id, "Pending")
+    reason = "This run is in a PENDING state and cannot transition to a PENDING state."
+    assert told(result) == ("ABORT", "Pending", reason)
+    assert result.state is not None
+    assert result.state.state_details.transition_id == first.transition_id
+
+
+async def test_submitting_follows_pending_once(world: World) -> None:
+    at = world.other.now() + LONG_AGO
+    run_id = await world.scheduled(at=at)
+    await world.propose(run_id, "Pending")
+    result = await world.propose(run_id, "Submitting")
+    assert told(result) == ("ACCEPT", "Submitting", None)
+    assert result.state is not None
+    assert result.state.state_details.scheduled_time == at
+    assert (await world.propose(run_id, "Submitting")).status is SetStateStatus.ABORT
+    assert (await world.propose(run_id, "Pending")).status is SetStateStatus.ABORT
+
+
+@pytest.mark.parametrize("state", ["Pending", "Running", "Cancelled"])
+async def test_claim_of_a_run_that_is_taken_or_cancelled_is_aborted(world: World, state: str) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, state)
+    reason = f"This run is in a {state.upper()} state and cannot transition to a PENDING state."
+    assert told(await world.propose(run_id, "Pending")) == ("ABORT", state, reason)
+
+
+@pytest.mark.parametrize("state", ["Completed", "Failed", "Crashed"])
+async def test_claim_of_a_run_that_has_ended_otherwise_is_accepted(world: World, state: str) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, state)
+    assert told(await world.propose(run_id, "Pending")) == ("ACCEPT", "Pending", None)
+
+
+@pytest.mark.parametrize(
+    "proposal", ["Pending", "Running", "Completed", "Failed", "Crashed", "AwaitingRetry"]
+)
+async def test_cancelling_run_can_only_become_cancelled(world: World, proposal: str) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, "Cancelling")
+    reason = "Cannot transition flows that are cancelling to a state other than Cancelled."
+    assert told(await world.propose(run_id, proposal)) == ("REJECT", "Cancelling", reason)
+    assert told(await world.propose(run_id, "Cancelled")) == ("ACCEPT", "Cancelled", None)
+
+
+@pytest.mark.parametrize("state", ["Completed", "Failed", "Crashed", "Cancelled"])
+@pytest.mark.parametrize("proposal", ["Crashed", "Cancelling"])
+async def test_ended_run_cannot_crash_or_be_cancelled(world: World, state: str, proposal: str) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, state)
+    reason = f"Run is already in terminal state {state.upper()}."
+    assert told(await world.propose(run_id, proposal)) == ("ABORT", state, reason)
+
+
+@pytest.mark.parametrize("state", ["Pending", "Submitting", "Running", "Crashed", "Failed", "Suspended"])
+@pytest.mark.parametrize("proposal", ["Scheduled", "AwaitingRetry"])
+async def test_run_can_be_rescheduled_and_is_polled_again(world: World, state: str, proposal: str) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, state)
+    at = world.other.now() + LONG_AGO
+    result = await world.api.set_flow_run_state(run_id, proposed(proposal, scheduled_time=at))
+    assert told(result) == ("ACCEPT", proposal, None)
+    assert result.state is not None
+    assert result.state.state_details.scheduled_time == at
+    assert await world.due() == [run_id]
+
+
+async def test_scheduled_state_without_a_time_is_due_now(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.propose(run_id, "Pending")
+    before = world.other.now()
+    result = await world.propose(run_id, "Scheduled")
+    assert result.state is not None
+    assert result.state.state_details.scheduled_time is not None
+    assert before <= result.state.state_details.scheduled_time <= world.other.now()
+
+
+@pytest.mark.parametrize("state", ["Scheduled", "Pending"])
+async def test_run_may_not_start_before_its_time(world: World, state: str) -> None:
+    run_id = await world.scheduled(at=world.other.now() + timedelta(seconds=3600))
+    await put_into(world, run_id, state)
+    result = await world.propose(run_id, "Running")
+    assert told(result) == ("WAIT", state, "Scheduled time is in the future")
+    assert 3590 < result.details.delay_seconds <= 3600
+
+
+async def test_run_may_start_when_its_time_has_come(world: World) -> None:
+    run_id = await world.scheduled(at=world.other.now())
+    assert told(await world.propose(run_id, "Running")) == ("ACCEPT", "Running", None)
+
+
+async def test_force_overrides_the_rules(world: World) -> None:
+    run_id = await world.scheduled(at=world.other.now() + timedelta(hours=1))
+    for name in ("Running", "Cancelling", "Crashed", "Pending", "Pending", "Completed", "Crashed"):
+        assert told(await world.propose(run_id, name, force=True)) == ("ACCEPT", name, None)
+
+
+async def test_force_does_not_keep_the_scheduled_time(world: World) -> None:
+    run_id = await world.scheduled()
+    result = await world.propose(run_id, "Pending", force=True)
+    assert result.state is not None
+    assert result.state.state_details.scheduled_time is None
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_run_that_no_worker_started_is_cancelled_at_once(world: World, force: bool) -> None:
+    run_id = await world.scheduled()
+    result = await world.propose(run_id, "Cancelling", force=force)
+    reason = "Scheduled flow run has no infrastructure to terminate."
+    assert told(result) == ("REJECT", "Cancelled", reason)
+
+
+async def test_suspended_run_is_cancelled_at_once(world: World) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, "Suspended")
+    result = await world.propose(run_id, "Cancelling")
+    reason = "Suspended flow run has no infrastructure to terminate."
+    assert told(result) == ("REJECT", "Cancelled", reason)
+
+
+async def test_scheduled_run_with_infrastructure_becomes_cancelling(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.api.set_infrastructure_pid(run_id, "host:1")
+    assert told(await world.propose(run_id, "Cancelling")) == ("ACCEPT", "Cancelling", None)
+
+
+@pytest.mark.parametrize("state", ["Pending", "Submitting", "Running", "Paused"])
+async def test_run_that_is_under_way_becomes_cancelling(world: World, state: str) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, state)
+    assert told(await world.propose(run_id, "Cancelling")) == ("ACCEPT", "Cancelling", None)
+
+
+async def test_suspended_run_may_crash(world: World) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, "Suspended")
+    assert told(await world.propose(run_id, "Crashed")) == ("ACCEPT", "Crashed", None)
+
+
+async def test_only_a_running_run_can_be_suspended(world: World) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, "Pending")
+    reason = "Cannot suspend flows that are not currently running."
+    assert told(await world.propose(run_id, "Suspended")) == ("REJECT", "Pending", reason)
+
+
+async def test_retry_in_the_runs_own_process_is_not_polled_but_a_rescheduled_one_is(world: World) -> None:
+    run_id = await world.scheduled(retries=1)
+    await put_into(world, run_id, "Running")
+    failed = await world.api.set_flow_run_state(run_id, proposed("Failed", message="broken"))
+    assert told(failed) == ("REJECT", "AwaitingRetry", "Retrying")
+    assert failed.state is not None
+    assert failed.state.message == "broken"
+    assert (await world.api.read_flow_run(run_id)).empirical_policy.retry_type == "in_process"
+    assert await world.due() == []
+
+    assert told(await world.propose(run_id, "Crashed")) == ("ACCEPT", "Crashed", None)
+    assert told(await world.propose(run_id, "AwaitingRetry")) == ("ACCEPT", "AwaitingRetry", None)
+    assert (await world.api.read_flow_run(run_id)).empirical_policy.retry_type == "reschedule"
+    assert await world.due() == [run_id]
+
+
+async def test_retries_run_out(world: World) -> None:
+    run_id = await world.scheduled(retries=1)
+    for expected in ("AwaitingRetry", "Failed"):
+        assert await world.other.set_state(run_id, "Running") == "ACCEPT"
+        result = await world.propose(run_id, "Failed")
+        assert result.state is not None
+        assert result.state.name == expected
+    assert (await world.api.read_flow_run(run_id)).empirical_policy.retry_type is None
+
+
+async def test_run_over_the_limit_of_its_deployment_is_put_off(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=1)
+    first, second = await world.other.schedule(deployment_id), await world.other.schedule(deployment_id)
+    assert (await world.propose(first, "Pending")).status is SetStateStatus.ACCEPT
+    before = world.other.now()
+    result = await world.propose(second, "Pending")
+    reason = "Deployment concurrency limit reached."
+    assert told(result) == ("REJECT", "AwaitingConcurrencySlot", reason)
+    assert result.state is not None
+    assert result.state.type is StateType.SCHEDULED
+    due = result.state.state_details.scheduled_time
+    assert due is not None
+    assert before + timedelta(seconds=29) < due < before + timedelta(seconds=60)
+    assert await world.due() == []
+
+
+async def test_slot_of_a_deployment_is_free_again_when_its_run_ends_or_is_given_back(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=1)
+    runs = [await world.other.schedule(deployment_id) for _ in range(3)]
+    for run_id, end in zip(runs, ("Completed", "Scheduled", "Crashed"), strict=True):
+        assert (await world.propose(run_id, "Pending")).status is SetStateStatus.ACCEPT
+        assert (await world.propose(run_id, "Submitting")).status is SetStateStatus.ACCEPT
+        assert await world.other.set_state(run_id, end) == "ACCEPT"
+
+
+async def test_run_over_the_limit_is_cancelled_where_the_deployment_says_so(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=1, cancel_new=True)
+    first, second = await world.other.schedule(deployment_id), await world.other.schedule(deployment_id)
+    await world.propose(first, "Pending")
+    result = await world.propose(second, "Pending")
+    reason = "Deployment concurrency limit reached."
+    assert told(result) == ("REJECT", "Cancelled", reason)
+    assert result.state is not None
+    assert result.state.message == reason
+
+
+# The whole table of transitions, and walks through it: whatever the real server answers, so does the fake.
+
+STARTS = [
+    "Scheduled",
+    "Pending",
+    "Submitting",
+    "Running",
+    "Cancelling",
+    "Suspended",
+    "Paused",
+    "AwaitingRetry",
+    "Completed",
+    "Failed",
+    "Crashed",
+    "Cancelled",
+]
+PROPOSALS = [
+    "Scheduled",
+    "AwaitingRetry",
+    "Late",
+    "Pending",
+    "Submitting",
+    "Running",
+    "Completed",
+    "Failed",
+    "Crashed",
+    "Cancelled",
+    "Cancelling",
+    "Suspended",
+]
+
+
+async def observe(world: World, run_id: UUID, result: OrchestrationResult) -> dict[str, Any]:
+    """All that both servers must agree on after a proposal."""
+    run = await world.api.read_flow_run(run_id)
+    assert run.state is not None
+    assert run.state == result.state
+    return {
+        "answer": told(result),
+        "delay": result.details.delay_seconds,
+        "type": run.state.type,
+        "message": run.state.message,
+        "has a time": run.state.state_details.scheduled_time is not None,
+        "has a transition id": run.state.state_details.transition_id is not None,
+        "has started": run.start_time is not None,
+        "retry type": run.empirical_policy.retry_type,
+        "is polled": run_id in await world.due(),
+    }
+
+
+async def on_both(
+    server: PrefectServer, act: Callable[[World], AsyncIterator[dict[str, Any]]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async with open_world(None) as fake, open_world(server) as real:
+        return [seen async for seen in act(fake)], [seen async for seen in act(real)]
+
+
+@pytest.mark.parametrize(
+    ("start", "force"),
+    [
+        *((start, False) for start in STARTS),
+        # Force skips nearly everything, so a few starts tell it all.
+        *((start, True) for start in ("Scheduled", "Cancelling", "Suspended", "Completed")),
+    ],
+)
+async def test_every_transition_is_judged_alike(
+    prefect_server: PrefectServer,
+    start: str,
+    force: bool,
+) -> None:
+    async def act(world: World) -> AsyncIterator[dict[str, Any]]:
+        deployment_id = await world.other.add_deployment(world.pool)
+        for name in PROPOSALS:
+            run_id = await world.other.schedule(deployment_id)
+            await put_into(world, run_id, start)
+            result = await world.propose(run_id, name, force=force)
+            yield {"proposal": name} | await observe(world, run_id, result)
+
+    fake, real = await on_both(prefect_server, act)
+    assert fake == real
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_random_walks_end_alike(prefect_server: PrefectServer, seed: int) -> None:
+    async def act(world: World) -> AsyncIterator[dict[str, Any]]:
+        dice = random.Random(seed)  # noqa: S311 - reproducible, not secret
+        deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=2)
+        runs = [await world.other.schedule(deployment_id, retries=1) for _ in range(3)]
+        for _ in range(20):
+            which = dice.randrange(3)
+            name, force = dice.choice(PROPOSALS), dice.random() < 0.1
+            if dice.random() < 0.1:
+                await world.api.set_infrastructure_pid(runs[which], "host:1")
+            result = await world.propose(runs[which], name, force=force)
+            yield {"run": which, "proposal": name} | await observe(world, runs[which], result)
+
+    fake, real = await on_both(prefect_server, act)
+    assert fake == real

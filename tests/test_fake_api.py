@@ -1,0 +1,350 @@
+"""What the fake offers beyond `PrefectAPI`: virtual time, records of what happened, and ways to break it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import trio
+import trio.testing
+
+from trioworker.api.client import PrefectAPI
+from trioworker.api.condition import Condition, ConditionChange
+from trioworker.api.errors import (
+    APIError,
+    APIUnavailableError,
+    MalformedAnswerError,
+    NotAuthenticatedError,
+    ObjectNotFoundError,
+)
+from trioworker.api.models import Event, FlowRun, ProposedState, SetStateStatus, StateType
+from trioworker.testing import Call, FakePrefectAPI
+
+PENDING = StateType.PENDING
+
+
+def claim() -> ProposedState:
+    return ProposedState(type=PENDING, name="Pending")
+
+
+def fake_with_run(fake: FakePrefectAPI) -> FlowRun:
+    fake.add_work_pool("pool")
+    return fake.schedule(fake.add_deployment("flow", "pool"))
+
+
+async def due(fake: FakePrefectAPI, before: datetime) -> list[FlowRun]:
+    return await fake.get_scheduled_flow_runs("pool", queue_names=[], scheduled_before=before, limit=10)
+
+
+def test_fake_is_a_prefect_api() -> None:
+    api: PrefectAPI = FakePrefectAPI()
+    assert api.condition.reachable
+
+
+# Time
+
+
+async def test_clock_is_trios(autojump_clock: trio.testing.MockClock) -> None:
+    await trio.sleep(100)
+    fake = FakePrefectAPI(epoch=datetime(2030, 1, 1, tzinfo=UTC))
+    assert fake.now() == datetime(2030, 1, 1, tzinfo=UTC)
+    await trio.sleep(90.5)
+    assert fake.seconds() == 90.5
+    assert fake.now() == datetime(2030, 1, 1, 0, 1, 30, 500_000, tzinfo=UTC)
+
+
+def test_clock_starts_at_first_use_when_made_outside_of_trio() -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    assert fake.history(run.id) == [("Scheduled", 0)]
+
+    async def use() -> float:
+        await trio.sleep(5)
+        assert fake.seconds() == 0
+        await trio.sleep(5)
+        return fake.seconds()
+
+    assert trio.run(use, clock=trio.testing.MockClock(autojump_threshold=0)) == 5
+
+
+async def test_history_and_calls_have_exact_times(autojump_clock: trio.testing.MockClock) -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    await trio.sleep(10)
+    state = claim()
+    await fake.set_flow_run_state(run.id, state)
+    await trio.sleep(5)
+    fake.set_state(run.id, "Running")
+    await trio.sleep(60)
+    fake.set_state(run.id, "Completed")
+    assert fake.history(run.id) == [("Scheduled", 0), ("Pending", 10), ("Running", 15), ("Completed", 75)]
+    assert fake.times("set_flow_run_state") == [10]
+    assert fake.count("read_flow") == 0
+    arguments = {"flow_run_id": run.id, "state": state, "force": False}
+    assert fake.calls == [Call(method="set_flow_run_state", at=10, arguments=arguments)]
+
+
+async def test_heartbeats_are_recorded(autojump_clock: trio.testing.MockClock) -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    for _ in range(2):
+        await trio.sleep(30)
+        await fake.send_worker_heartbeat("pool", "worker", 30.4)
+    assert [(beat.worker_name, beat.interval_seconds, beat.at) for beat in fake.heartbeats] == [
+        ("worker", 30, 30),
+        ("worker", 30, 60),
+    ]
+
+
+async def test_run_can_be_scheduled_for_a_moment(autojump_clock: trio.testing.MockClock) -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    deployment = fake.add_deployment("flow", "pool")
+    by_seconds = fake.schedule(deployment, at=60)
+    by_time = fake.schedule(deployment.id, at=fake.now() + timedelta(seconds=60))
+    assert await due(fake, fake.moment(59)) == []
+    assert [run.id for run in await due(fake, fake.moment(60))] == [by_seconds.id, by_time.id]
+
+
+async def test_too_early_start_is_told_how_long_to_wait(autojump_clock: trio.testing.MockClock) -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    run = fake.schedule(fake.add_deployment("flow", "pool"), at=20)
+    await trio.sleep(4)
+    result = fake.set_state(run.id, "Running")
+    assert (result.status, result.details.delay_seconds) == (SetStateStatus.WAIT, 16)
+    await trio.sleep(16)
+    assert fake.set_state(run.id, "Running").status is SetStateStatus.ACCEPT
+
+
+async def test_state_can_be_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+
+    async def live() -> None:
+        await trio.sleep(3)
+        fake.set_state(run.id, "Running")
+        await trio.sleep(4)
+        fake.set_state(run.id, "Failed", message="broken")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(live)
+        ended = await fake.wait_for_state(run.id, "Completed", "Failed")
+    assert trio.current_time() == 7
+    assert ended.state is not None
+    assert ended.state.message == "broken"
+
+
+# Breaking it
+
+
+async def test_every_method_is_a_checkpoint() -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: fake.read_work_pool("pool"),
+        lambda: fake.create_work_pool("other", pool_type="x", base_job_template={}),
+        lambda: fake.update_work_pool_template("pool", {}),
+        lambda: fake.read_work_queues("pool", []),
+        lambda: fake.send_worker_heartbeat("pool", "w", 30),
+        lambda: due(fake, fake.now()),
+        lambda: fake.find_cancelling_flow_runs("pool", queue_names=[]),
+        lambda: fake.read_flow_run(run.id),
+        lambda: fake.set_flow_run_state(run.id, claim()),
+        lambda: fake.set_infrastructure_pid(run.id, "1"),
+        lambda: fake.read_deployment(run.deployment_id or run.id),
+        lambda: fake.read_flow(run.flow_id),
+        lambda: fake.send_events([]),
+        lambda: fake.send_logs([]),
+    ]
+    for call in calls:
+        with trio.testing.assert_checkpoints():
+            await call()
+    methods = {name for name in vars(PrefectAPI) if not name.startswith("_")} - {"condition"}
+    assert {call.method for call in fake.calls} == methods
+
+
+async def test_latency_passes_before_anything_happens(autojump_clock: trio.testing.MockClock) -> None:
+    fake = FakePrefectAPI(latency=0.5)
+    run = fake_with_run(fake)
+    fake.latencies["send_logs"] = math.inf
+    await fake.set_flow_run_state(run.id, claim())
+    assert fake.history(run.id)[-1] == ("Pending", 0.5)
+    with trio.move_on_after(1000) as scope:
+        await fake.send_logs([])
+    assert scope.cancelled_caught
+    await fake.read_flow_run(run.id)
+    assert trio.current_time() == 1001
+
+
+async def test_nothing_gets_through_an_outage(autojump_clock: trio.testing.MockClock) -> None:
+    changes: list[tuple[float, ConditionChange]] = []
+    condition = Condition(lambda change: changes.append((trio.current_time(), change)))
+    fake = FakePrefectAPI(condition=condition)
+    run = fake_with_run(fake)
+    await fake.read_flow_run(run.id)
+    with fake.outage("no connection: test"):
+        for _ in range(3):
+            with pytest.raises(APIUnavailableError, match="no connection: test"):
+                await fake.set_flow_run_state(run.id, claim())
+            await trio.sleep(3)
+    assert fake.history(run.id) == [("Scheduled", 0)]
+    assert not fake.condition.reachable
+    await fake.set_flow_run_state(run.id, claim())
+    assert changes == [
+        (3, ConditionChange(reachable=False, reason="no connection: test")),
+        (9, ConditionChange(reachable=True, seconds=9)),
+    ]
+
+
+async def test_retries_take_as_long_as_those_of_the_real_client(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    fake = FakePrefectAPI(max_retries=5)
+    run = fake_with_run(fake)
+    fake.start_outage()
+    with pytest.raises(APIUnavailableError):
+        await fake.read_flow_run(run.id)
+    assert fake.times("read_flow_run") == [0, 2, 6, 14, 30, 60]
+    fake.end_outage()
+    await fake.read_flow_run(run.id)
+    assert trio.current_time() == 60
+
+
+async def test_errors_come_in_order_and_then_it_works() -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    refused = NotAuthenticatedError("GET /flow_runs", 401, "who?")
+    fake.fail("read_flow_run", refused, times=2)
+    fake.malform_answer("read_flow_run")
+    caught = []
+    for _ in range(3):
+        with pytest.raises(APIError) as error:
+            await fake.read_flow_run(run.id)
+        caught.append(type(error.value))
+    assert caught == [NotAuthenticatedError, NotAuthenticatedError, MalformedAnswerError]
+    assert (await fake.read_flow_run(run.id)).id == run.id
+
+
+@pytest.mark.parametrize("method", ["fail", "malform_answer"])
+async def test_api_that_does_not_know_us_or_makes_no_sense_is_lost(method: str) -> None:
+    fake = FakePrefectAPI()
+    if method == "fail":
+        fake.fail("read_flow", NotAuthenticatedError("GET /flows", 401, "who?"))
+    else:
+        fake.malform_answer("read_flow")
+    with pytest.raises(APIError):
+        await fake.read_flow(fake_with_run(fake).flow_id)
+    assert not fake.condition.reachable
+
+
+async def test_request_refused_for_cause_counts_as_an_answer() -> None:
+    fake = FakePrefectAPI()
+    with pytest.raises(ObjectNotFoundError):
+        await fake.read_work_pool("missing")
+    assert fake.condition.reachable
+
+
+async def test_claim_whose_answer_was_lost_is_known_on_repetition(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    fake.lose_answer("set_flow_run_state")
+    state = claim()
+    with pytest.raises(APIUnavailableError):
+        await fake.set_flow_run_state(run.id, state)
+    assert fake.history(run.id) == [("Scheduled", 0), ("Pending", 0)]
+    result = await fake.set_flow_run_state(run.id, state)
+    assert result.status is SetStateStatus.REJECT
+    assert result.state is not None
+    assert result.state.state_details.transition_id == state.transition_id
+
+
+async def test_refusal_can_get_lost_too() -> None:
+    fake = FakePrefectAPI()
+    fake.lose_answer("read_work_pool")
+    with pytest.raises(APIUnavailableError):
+        await fake.read_work_pool("missing")
+    with pytest.raises(ObjectNotFoundError):
+        await fake.read_work_pool("missing")
+
+
+async def test_lost_answer_is_repeated_with_the_same_transition_id(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    fake = FakePrefectAPI(max_retries=1)
+    run = fake_with_run(fake)
+    fake.lose_answer("set_flow_run_state")
+    result = await fake.set_flow_run_state(run.id, claim())
+    assert result.status is SetStateStatus.REJECT
+    assert fake.times("set_flow_run_state") == [0, 2]
+
+
+@pytest.mark.parametrize("method", ["set_flow_run_states", "condition", "add_work_pool"])
+def test_misspelt_method_is_reported(method: str) -> None:
+    with pytest.raises(ValueError, match="PrefectAPI has no method"):
+        FakePrefectAPI().lose_answer(method)
+
+
+async def test_what_json_cannot_hold_is_reported_to_the_sender() -> None:
+    fake = FakePrefectAPI()
+    event = Event(
+        id=fake_with_run(fake).id, occurred=fake.now(), event="x", resource={}, payload={"a": object()}
+    )
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        await fake.send_events([event])
+
+
+# The rest of the world
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_cancelling_depends_on_whether_a_worker_has_the_run(claimed: bool) -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    if claimed:
+        fake.set_state(run.id, "Pending")
+    fake.cancel(run.id)
+    assert fake.history(run.id)[-1][0] == ("Cancelling" if claimed else "Cancelled")
+
+
+async def test_retry_in_process_can_be_set_directly() -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    fake.set_state(run.id, "Running")
+    fake.set_state(run.id, "AwaitingRetry", retry_type="in_process")
+    assert (await fake.read_flow_run(run.id)).empirical_policy.retry_type == "in_process"
+    assert await due(fake, fake.now()) == []
+
+
+async def test_what_a_caller_does_to_an_answer_leaves_the_fake_alone() -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool", base_job_template={"variables": {}, "job_configuration": {"a": [1]}})
+    pool = await fake.read_work_pool("pool")
+    pool.base_job_template["job_configuration"]["a"].append(2)
+    assert fake.work_pool("pool").base_job_template["job_configuration"] == {"a": [1]}
+
+
+def test_paused_pool_and_queue_can_be_resumed() -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool", is_paused=True)
+    fake.pause_work_pool("pool", paused=False)
+    assert not fake.work_pool("pool").is_paused
+
+
+@pytest.mark.parametrize("name", ["Dreaming", "running"])
+def test_state_of_unknown_name_needs_its_type(name: str) -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    with pytest.raises(ValueError, match="give its state_type"):
+        fake.set_state(run.id, name)
+    assert fake.set_state(run.id, name, state_type=StateType.RUNNING).status is SetStateStatus.ACCEPT
+
+
+def test_missing_objects_are_reported_with_what_to_do() -> None:
+    fake = FakePrefectAPI()
+    with pytest.raises(LookupError, match="make one with add_work_pool"):
+        fake.add_deployment("flow", "missing")

@@ -1,0 +1,842 @@
+"""The transport, the condition and the converter, on virtual time and without sockets."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import attrs
+import httpx
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioworker.api.client import PrefectClient, open_client
+from trioworker.api.condition import OUTAGE_AFTER, Condition, ConditionChange
+from trioworker.api.converter import structure, unstructure
+from trioworker.api.errors import (
+    APIError,
+    APINotFoundError,
+    APIUnavailableError,
+    MalformedAnswerError,
+    NotAuthenticatedError,
+    NotPermittedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    RequestRefusedError,
+)
+from trioworker.api.models import (
+    Event,
+    FlowRun,
+    OrchestrationResult,
+    SetStateStatus,
+    State,
+    StateType,
+    WorkPool,
+    WorkQueue,
+)
+from trioworker.api.transport import (
+    USER_AGENT,
+    Transport,
+    TransportConfig,
+    parse_retry_after,
+    retry_delay,
+)
+
+URL = "http://api.test/api"
+NO_JITTER = 0.5  # the middle of the chances, where the jitter of a back-off is nothing
+
+Answer = httpx.Response | Exception
+
+
+@attrs.define
+class Script:
+    """An API that gives prepared answers, the last one for ever, and remembers what it was asked and when."""
+
+    answers: Sequence[Answer]
+    requests: list[httpx.Request] = attrs.field(factory=list)
+    times: list[float] = attrs.field(factory=list)
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        self.times.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        answer = self.answers[min(len(self.requests), len(self.answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        # The client closes what it is given, so each request gets a copy.
+        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+    @property
+    def paths(self) -> list[str]:
+        return [request.url.path for request in self.requests]
+
+
+@asynccontextmanager
+async def open_transport(
+    handler: Callable[[httpx.Request], Coroutine[None, None, httpx.Response]],
+    *,
+    condition: Condition | None = None,
+    chance: float = NO_JITTER,
+    **config: Any,
+) -> AsyncIterator[Transport]:
+    mock = httpx.MockTransport(handler)
+    async with httpx.AsyncClient(transport=mock, base_url=f"{URL}/") as client:
+        settings = TransportConfig(url=URL, **config)
+        yield Transport(client, settings, condition or Condition(), lambda: chance)
+
+
+def ok(body: Any = None) -> httpx.Response:
+    return httpx.Response(200, json={} if body is None else body)
+
+
+def refusal(status: int, detail: str = "no", **headers: str) -> httpx.Response:
+    return httpx.Response(status, json={"detail": detail}, headers=headers)
+
+
+def html(status: int) -> httpx.Response:
+    return httpx.Response(status, html="<html><body>It works!</body></html>")
+
+
+async def failure(script: Script, **config: Any) -> APIError:
+    """The error that a request for `thing` ends with."""
+    async with open_transport(script, **config) as transport:
+        with pytest.raises(APIError) as caught:
+            await transport.request("GET", "thing")
+    return caught.value
+
+
+# Retries
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503])
+async def test_back_off_doubles_up_to_30_seconds_and_then_gives_up(
+    autojump_clock: trio.testing.MockClock, status: int
+) -> None:
+    script = Script([refusal(status)])
+    error = await failure(script)
+    assert isinstance(error, APIUnavailableError)
+    assert str(error) == f"GET /thing was answered with {status}: no"
+    assert script.times == [0, 2, 6, 14, 30, 60]
+    assert trio.current_time() == 60
+
+
+async def test_request_succeeds_once_the_api_is_back(autojump_clock: trio.testing.MockClock) -> None:
+    script = Script([refusal(503), httpx.ConnectError("refused"), ok({"a": 1})])
+    async with open_transport(script) as transport:
+        assert await transport.request("POST", "thing", {"b": 2}) == {"a": 1}
+    assert script.times == [0, 2, 6]
+    assert [json.loads(request.content) for request in script.requests] == [{"b": 2}] * 3
+
+
+async def test_retry_after_is_honoured(autojump_clock: trio.testing.MockClock) -> None:
+    script = Script(
+        [
+            refusal(429, **{"Retry-After": "7"}),
+            refusal(503, **{"Retry-After": "0"}),
+            refusal(503, **{"Retry-After": "45.5"}),
+            ok(),
+        ]
+    )
+    async with open_transport(script, chance=0) as transport:
+        await transport.request("GET", "thing")
+    assert script.times == [0, 7, 7, 52.5]
+
+
+async def test_jitter_lengthens_retry_after(autojump_clock: trio.testing.MockClock) -> None:
+    script = Script([refusal(429, **{"Retry-After": "10"}), ok()])
+    async with open_transport(script, chance=1, retry_jitter=0.5) as transport:
+        await transport.request("GET", "thing")
+    assert script.times == [0, 15]
+
+
+@pytest.mark.parametrize(("chance", "second"), [(0, 1.5), (0.5, 2), (1, 2.5)])
+async def test_jitter_goes_both_ways_without_retry_after(
+    autojump_clock: trio.testing.MockClock, chance: float, second: float
+) -> None:
+    script = Script([refusal(503), ok()])
+    async with open_transport(script, chance=chance, retry_jitter=0.25) as transport:
+        await transport.request("GET", "thing")
+    assert script.times == [0, second]
+
+
+async def test_date_in_retry_after_is_ignored(autojump_clock: trio.testing.MockClock) -> None:
+    script = Script([refusal(503, **{"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), ok()])
+    async with open_transport(script) as transport:
+        await transport.request("GET", "thing")
+    assert script.times == [0, 2]
+
+
+async def test_error_carries_what_the_api_asked_to_wait(autojump_clock: trio.testing.MockClock) -> None:
+    error = await failure(Script([refusal(503, **{"Retry-After": "9"})]), max_retries=0)
+    assert isinstance(error, APIUnavailableError)
+    assert error.retry_after == 9
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 3])
+async def test_number_of_retries_is_configurable(
+    autojump_clock: trio.testing.MockClock, max_retries: int
+) -> None:
+    script = Script([httpx.ReadError("gone")])
+    await failure(script, max_retries=max_retries)
+    assert len(script.requests) == max_retries + 1
+
+
+async def test_extra_status_is_repeated(autojump_clock: trio.testing.MockClock) -> None:
+    script = Script([refusal(418), ok()])
+    async with open_transport(script, retry_extra_codes=frozenset({418})) as transport:
+        await transport.request("GET", "thing")
+    assert script.times == [0, 2]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 413, 418, 422])
+async def test_refusal_is_final(autojump_clock: trio.testing.MockClock, status: int) -> None:
+    script = Script([refusal(status)])
+    error = await failure(script)
+    assert isinstance(error, RequestRefusedError)
+    assert error.status_code == status
+    assert script.times == [0]
+
+
+@pytest.mark.parametrize("status", [500, 501, 504])
+async def test_broken_server_is_asked_again(autojump_clock: trio.testing.MockClock, status: int) -> None:
+    script = Script([refusal(status), ok({"a": 1})])
+    async with open_transport(script) as transport:
+        assert await transport.request("GET", "thing") == {"a": 1}
+    assert script.times == [0, 2]
+
+
+async def test_waiting_for_a_retry_can_be_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+    script = Script([refusal(503)])
+    async with open_transport(script) as transport:
+        with trio.move_on_after(5) as scope:
+            await transport.request("GET", "thing")
+    assert scope.cancelled_caught
+    assert trio.current_time() == 5
+    assert script.times == [0, 2]
+
+
+@given(
+    attempt=st.integers(1, 2000),
+    retry_after=st.floats(0, 1e6),
+    jitter=st.floats(0, 1),
+    chance=st.floats(0, 1),
+)
+def test_delay_never_undercuts_what_the_api_asked_for(
+    attempt: int, retry_after: float, jitter: float, chance: float
+) -> None:
+    assert retry_delay(attempt, retry_after, jitter=jitter, chance=chance) >= retry_after
+
+
+@given(attempt=st.integers(1, 1000), jitter=st.floats(0, 1), chance=st.floats(0, 1))
+def test_delay_stays_within_its_bounds(attempt: int, jitter: float, chance: float) -> None:
+    assert 0 <= retry_delay(attempt, None, jitter=jitter, chance=chance) <= 60
+
+
+@given(st.none() | st.text())
+def test_any_retry_after_header_is_understood_or_ignored(value: str | None) -> None:
+    seconds = parse_retry_after(value)
+    assert seconds is None or 0 <= seconds < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("3", 3), ("0.25", 0.25), ("-1", 0), ("soon", None), ("", None), ("inf", None), ("nan", None)],
+)
+def test_retry_after_is_a_number_of_seconds(value: str, seconds: float | None) -> None:
+    assert parse_retry_after(value) == seconds
+
+
+# Kinds of refusal
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (refusal(401), NotAuthenticatedError),
+        (refusal(403), NotPermittedError),
+        (refusal(404, 'Work pool "x" not found.'), ObjectNotFoundError),
+        (refusal(404, "Not Found"), APINotFoundError),
+        (html(404), APINotFoundError),
+        (httpx.Response(404), APINotFoundError),
+        (refusal(409), ObjectExistsError),
+        (refusal(422), RequestRefusedError),
+    ],
+    ids=["401", "403", "404 object", "404 path", "404 HTML", "404 empty", "409", "422"],
+)
+async def test_refusals_are_told_apart(answer: httpx.Response, kind: type[RequestRefusedError]) -> None:
+    assert type(await failure(Script([answer]))) is kind
+
+
+async def test_refusal_says_what_was_asked_and_what_was_answered() -> None:
+    error = await failure(Script([refusal(422, "limit is\ntoo   large")]))
+    assert isinstance(error, RequestRefusedError)
+    assert (error.request, error.status_code, error.detail) == ("GET /thing", 422, "limit is too large")
+    assert str(error) == "GET /thing was refused with 422: limit is too large"
+
+
+async def test_message_of_a_prefect_exception_is_shown() -> None:
+    answer = httpx.Response(404, json={"exception_message": "Flow run with id 1 not found"})
+    error = await failure(Script([answer]))
+    assert isinstance(error, ObjectNotFoundError)
+    assert error.detail == "Flow run with id 1 not found"
+
+
+async def test_unacceptable_field_is_named() -> None:
+    # This is how Prefect 3 refuses a request that does not fit its schema.
+    body = {
+        "exception_message": "Invalid request received.",
+        "exception_detail": [{"loc": ["body", "name"], "msg": "String should match pattern", "input": "a/b"}],
+        "request_body": {"name": "a/b"},
+    }
+    error = await failure(Script([httpx.Response(422, json=body)]))
+    assert "String should match pattern" in str(error)
+
+
+@pytest.mark.parametrize("body", [[], "text", None, 5, {"detail": None}, {"detail": [{"msg": "x"}]}])
+async def test_refusal_of_any_shape_is_a_refusal(body: Any) -> None:
+    error = await failure(Script([httpx.Response(400, content=json.dumps(body))]))
+    assert isinstance(error, RequestRefusedError)
+
+
+# Answers that are none
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (html(200), "not JSON but text/html, beginning '<html><body>It works!</body></html>'"),
+        (httpx.Response(200, content=b'{"a": ', headers={"Content-Type": "application/json"}), '{"a":'),
+        (httpx.Response(307, headers={"Location": "/login"}), "status 307, which leads elsewhere"),
+        (httpx.Response(200, content=b"\xff\xfe"), "not JSON"),
+        (httpx.DecodingError("broken compression"), "broken compression"),
+    ],
+    ids=["HTML", "truncated", "redirect", "binary", "compression"],
+)
+async def test_what_is_not_json_is_malformed_and_not_asked_for_again(answer: Answer, said: str) -> None:
+    script = Script([answer])
+    error = await failure(script)
+    assert isinstance(error, MalformedAnswerError)
+    assert str(error).startswith("GET /thing was answered with something unexpected: ")
+    assert said in str(error)
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("answer", [httpx.Response(204), httpx.Response(200)])
+async def test_empty_answer_is_nothing(answer: httpx.Response) -> None:
+    async with open_transport(Script([answer])) as transport:
+        assert await transport.request("GET", "thing") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (httpx.ConnectError("refused by peer"), f"no connection: refused by peer ({URL})"),
+        (httpx.ConnectTimeout("x"), f"no answer within 3.5 s from {URL}"),
+        (httpx.ReadTimeout("x"), f"no answer within 3.5 s from {URL}"),
+        (httpx.ReadError("reset"), f"connection lost: reset ({URL})"),
+        (httpx.RemoteProtocolError("went away"), f"connection lost: went away ({URL})"),
+    ],
+)
+async def test_lost_connection_is_described(error: Exception, message: str) -> None:
+    found = await failure(Script([error]), max_retries=0, timeout=3.5)
+    assert isinstance(found, APIUnavailableError)
+    assert str(found) == message
+
+
+async def test_lost_connection_without_a_reason_is_described_by_its_kind() -> None:
+    # Most read errors have no text of their own.
+    error = await failure(Script([httpx.ReadError("")]), max_retries=0)
+    assert str(error) == f"connection lost: ReadError ({URL})"
+
+
+# CSRF
+
+
+CSRF_REFUSAL = refusal(403, "Missing CSRF token.")
+
+
+async def test_csrf_token_is_fetched_when_asked_for_and_kept() -> None:
+    script = Script([CSRF_REFUSAL, ok({"token": "t1"}), ok({"a": 1}), ok({"a": 2})])
+    async with open_transport(script) as transport:
+        assert await transport.request("POST", "thing", {"b": 1}) == {"a": 1}
+        assert await transport.request("POST", "other") == {"a": 2}
+    assert script.paths == ["/api/thing", "/api/csrf-token", "/api/thing", "/api/other"]
+    client_id = script.requests[1].url.params["client"]
+    for request in script.requests[2:]:
+        assert request.headers["Prefect-Csrf-Token"] == "t1"
+        assert request.headers["Prefect-Csrf-Client"] == client_id
+    assert "Prefect-Csrf-Token" not in script.requests[0].headers
+
+
+async def test_expired_csrf_token_is_renewed() -> None:
+    script = Script(
+        [
+            CSRF_REFUSAL,
+            ok({"token": "t1"}),
+            ok(),
+            refusal(403, "Invalid CSRF token."),
+            ok({"token": "t2"}),
+            ok(),
+        ]
+    )
+    async with open_transport(script) as transport:
+        await transport.request("GET", "thing")
+        await transport.request("GET", "thing")
+    assert script.requests[-1].headers["Prefect-Csrf-Token"] == "t2"
+
+
+async def test_useless_csrf_token_is_not_fetched_for_ever() -> None:
+    script = Script([CSRF_REFUSAL, ok({"token": "t1"}), CSRF_REFUSAL])
+    assert isinstance(await failure(script), NotPermittedError)
+    assert len(script.requests) == 3
+
+
+async def test_csrf_token_is_not_fetched_when_that_is_switched_off() -> None:
+    script = Script([CSRF_REFUSAL])
+    assert isinstance(await failure(script, csrf=False), NotPermittedError)
+    assert len(script.requests) == 1
+
+
+async def test_ordinary_403_does_not_fetch_a_token() -> None:
+    script = Script([refusal(403, "not yours")])
+    assert isinstance(await failure(script), NotPermittedError)
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("answer", [ok({}), ok([]), html(200)])
+async def test_csrf_token_that_is_none_is_reported(answer: httpx.Response) -> None:
+    error = await failure(Script([CSRF_REFUSAL, answer]))
+    assert isinstance(error, MalformedAnswerError)
+    assert error.request == "GET /csrf-token"
+
+
+async def test_csrf_token_that_cannot_be_had_now_is_a_reason_to_try_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    script = Script([CSRF_REFUSAL, refusal(503), CSRF_REFUSAL, ok({"token": "t"}), ok()])
+    async with open_transport(script) as transport:
+        await transport.request("GET", "thing")
+    assert script.times == [0, 0, 2, 2, 2]
+
+
+# Headers and secrets
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Everything that `open_client` sends goes to this script."""
+    script = Script([ok([])])
+    real = httpx.AsyncClient
+
+    def client(**kwargs: Any) -> httpx.AsyncClient:
+        return real(transport=httpx.MockTransport(script), **kwargs)
+
+    monkeypatch.setattr("trioworker.api.transport.httpx.AsyncClient", client)
+    return script
+
+
+async def headers_sent(network: Script, **config: Any) -> httpx.Headers:
+    async with open_client(TransportConfig(url=URL, **config)) as client:
+        await client.read_work_queues("x", [])
+    return network.requests[-1].headers
+
+
+async def test_key_is_sent_as_bearer_token_and_wins_over_the_auth_string(network: Script) -> None:
+    headers = await headers_sent(network, key="k", auth_string="user:password")
+    assert headers.get_list("Authorization") == ["Bearer k"]
+
+
+async def test_auth_string_is_sent_as_basic_authentication(network: Script) -> None:
+    headers = await headers_sent(network, auth_string="user:pässword")
+    scheme, _, credentials = headers["Authorization"].partition(" ")
+    assert (scheme, base64.b64decode(credentials).decode()) == ("Basic", "user:pässword")
+
+
+async def test_nothing_is_sent_without_credentials(network: Script) -> None:
+    assert "Authorization" not in await headers_sent(network)
+
+
+async def test_custom_headers_are_sent_but_cannot_replace_those_of_the_protocol(network: Script) -> None:
+    headers = await headers_sent(
+        network, headers={"X-Team": "a", "user-agent": "mine", "Prefect-Csrf-Token": "mine"}
+    )
+    assert headers["X-Team"] == "a"
+    assert headers.get_list("User-Agent") == [USER_AGENT]
+    assert "Prefect-Csrf-Token" not in headers
+
+
+async def test_names_are_escaped_in_the_path(network: Script) -> None:
+    async with open_client(TransportConfig(url=URL)) as client:
+        await client.read_work_queues("a/b c?d#é", [])
+    expected = b"/api/work_pools/a%2Fb%20c%3Fd%23%C3%A9/queues/filter"
+    assert network.requests[0].url.raw_path == expected
+
+
+async def test_no_request_is_sent_by_opening(network: Script) -> None:
+    async with open_client(TransportConfig(url=URL)):
+        pass
+    assert network.requests == []
+
+
+async def test_certificate_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "authorities.pem"
+    with pytest.raises(APIError, match="PREFECT_API_SSL_CERT_FILE") as caught:
+        async with open_client(TransportConfig(url="https://api.test/api", verify=missing)):
+            pass
+    assert str(missing) in str(caught.value)
+
+
+async def test_certificate_file_is_not_read_for_plain_http(network: Script, tmp_path: Path) -> None:
+    assert await headers_sent(network, verify=tmp_path / "missing.pem")
+
+
+def test_secrets_are_not_in_the_repr() -> None:
+    config = TransportConfig(
+        url=URL, key="SECRET-KEY", auth_string="me:SECRET-PASSWORD", headers={"X": "SECRET-HEADER"}
+    )
+    assert "SECRET" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [refusal(401), refusal(503), html(200), httpx.ConnectError("refused"), httpx.ReadTimeout("")],
+    ids=["401", "503", "HTML", "no connection", "timeout"],
+)
+async def test_secrets_are_not_in_errors(network: Script, answer: Answer) -> None:
+    network.answers = [answer]
+    config = TransportConfig(url=URL, key="SECRET-KEY", headers={"X": "SECRET-HEADER"}, max_retries=0)
+    async with open_client(config) as client:
+        with pytest.raises(APIError) as caught:
+            await client.read_work_queues("x", [])
+    assert "SECRET" not in f"{caught.value} {caught.value!r}"
+
+
+async def test_key_with_a_line_break_is_refused_and_not_shown(network: Script) -> None:
+    # Keys from mounted files often end with one.
+    with pytest.raises(APIError, match="PREFECT_API_KEY") as caught:
+        async with open_client(TransportConfig(url=URL, key="SECRET-KEY\n")):
+            pytest.fail("a client was opened")
+    assert "SECRET" not in str(caught.value)
+
+
+async def test_header_that_cannot_be_sent_is_not_shown(network: Script) -> None:
+    # h11 refuses such a header with these words.
+    network.answers = [httpx.LocalProtocolError("Illegal header value b'SECRET'")]
+    async with open_client(TransportConfig(url=URL, headers={"X-Token": "SECRET"})) as client:
+        with pytest.raises(APIError, match="PREFECT_CLIENT_CUSTOM_HEADERS") as caught:
+            await client.read_work_queues("x", [])
+    assert "SECRET" not in str(caught.value)
+
+
+async def test_password_in_the_url_is_not_shown(network: Script) -> None:
+    network.answers = [httpx.ConnectError("refused")]
+    config = TransportConfig(url="http://me:SECRET@api.test/api", max_retries=0)
+    async with open_client(config) as client:
+        with pytest.raises(APIError) as caught:
+            await client.read_work_queues("x", [])
+    assert "SECRET" not in f"{caught.value} {config!r}"
+
+
+# Condition
+
+
+@attrs.define
+class Watch:
+    """Notes each change of a condition with its time."""
+
+    changes: list[tuple[float, ConditionChange]] = attrs.field(factory=list)
+
+    def __call__(self, change: ConditionChange) -> None:
+        self.changes.append((trio.current_time(), change))
+
+
+def test_api_counts_as_reachable_until_the_contrary_is_known() -> None:
+    assert Condition().reachable
+
+
+async def test_first_request_that_fails_is_an_outage_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    watch = Watch()
+    condition = Condition(watch)
+    condition.failed("refused")
+    await trio.sleep(1)
+    condition.failed("refused")
+    assert not condition.reachable
+    assert watch.changes == [(0, ConditionChange(reachable=False, reason="refused"))]
+
+
+async def test_failures_of_two_seconds_are_an_outage_once_there_was_an_answer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    watch = Watch()
+    condition = Condition(watch)
+    condition.answered()
+    condition.failed("first")
+    await trio.sleep(OUTAGE_AFTER - 0.25)
+    condition.failed("second")
+    assert watch.changes == []
+    await trio.sleep(0.25)
+    condition.failed("third")
+    assert not condition.reachable
+    await trio.sleep(3)
+    condition.failed("fourth")
+    condition.answered()
+    condition.answered()
+    assert watch.changes == [
+        (2, ConditionChange(reachable=False, reason="third")),
+        (5, ConditionChange(reachable=True, seconds=5)),
+    ]
+
+
+async def test_good_answer_between_failures_starts_the_count_anew(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    watch = Watch()
+    condition = Condition(watch)
+    condition.answered()
+    for _ in range(5):
+        condition.failed("now and then")
+        await trio.sleep(1.5)
+        condition.failed("now and then")
+        condition.answered()
+        await trio.sleep(10)
+    assert watch.changes == []
+
+
+async def test_first_failure_after_a_long_silence_is_no_outage(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    condition = Condition()
+    condition.answered()
+    await trio.sleep(3600)
+    condition.failed("just now")
+    assert condition.reachable
+
+
+async def test_waiting_ends_with_the_change(autojump_clock: trio.testing.MockClock) -> None:
+    condition = Condition()
+    seen: list[tuple[str, float]] = []
+
+    async def watch() -> None:
+        await condition.wait_back()
+        seen.append(("back", trio.current_time()))
+        await condition.wait_lost()
+        seen.append(("lost", trio.current_time()))
+        await condition.wait_lost()
+        await condition.wait_back()
+        seen.append(("back", trio.current_time()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await trio.sleep(3)
+        condition.failed("gone")
+        await trio.sleep(4)
+        condition.answered()
+    assert seen == [("back", 0), ("lost", 3), ("back", 7)]
+
+
+async def test_wait_lost_for_counts_one_outage_only(autojump_clock: trio.testing.MockClock) -> None:
+    condition = Condition()
+    done: list[float] = []
+
+    async def wait() -> None:
+        await condition.wait_lost_for(10)
+        done.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.sleep(5)
+        condition.failed("first outage")
+        await trio.sleep(9)
+        condition.answered()
+        await trio.sleep(1)
+        condition.failed("second")
+        await trio.sleep(2)
+        condition.failed("second")  # an outage from here on, 17
+    assert done == [27]
+
+
+async def test_one_slow_request_tells_of_the_outage_while_it_is_repeated(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    watch = Watch()
+    script = Script([ok(), *[httpx.ConnectError("refused")] * 3, ok()])
+    async with open_transport(script, condition=Condition(watch)) as transport:
+        await transport.request("GET", "thing")
+        await transport.request("GET", "thing")
+    assert watch.changes == [
+        (2, ConditionChange(reachable=False, reason=f"no connection: refused ({URL})")),
+        (14, ConditionChange(reachable=True, seconds=14)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "counts_as_answer"),
+    [
+        (refusal(422), True),
+        (refusal(409), True),
+        (refusal(404, "Flow run not found"), True),
+        (refusal(401), False),
+        (refusal(403), False),
+        (refusal(404, "Not Found"), False),
+        (refusal(503), False),
+        (html(200), False),
+        (httpx.ConnectError("refused"), False),
+    ],
+    ids=["422", "409", "404 object", "401", "403", "404 path", "503", "HTML", "no connection"],
+)
+async def test_what_counts_as_an_answer(answer: Answer, counts_as_answer: bool) -> None:
+    condition = Condition()
+    await failure(Script([answer]), condition=condition, max_retries=0)
+    assert condition.reachable is counts_as_answer
+
+
+async def test_api_that_sends_other_json_than_prefect_is_lost(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    watch = Watch()
+    condition = Condition(watch)
+    async with open_transport(Script([ok({"status": "fine"})]), condition=condition) as transport:
+        client = PrefectClient(transport, condition)
+        for _ in range(4):
+            with pytest.raises(MalformedAnswerError):
+                await client.read_work_pool("x")
+            await trio.sleep(5)
+    assert [change.reachable for _, change in watch.changes] == [False]
+
+
+# Converter
+
+RUN_ID = UUID("11111111-1111-4111-8111-111111111111")
+FLOW_ID = UUID("22222222-2222-4222-8222-222222222222")
+RUN = {
+    "id": str(RUN_ID),
+    "name": "a run",
+    "flow_id": str(FLOW_ID),
+    "state": {
+        "type": "RUNNING",
+        "name": "Running",
+        "state_details": {"scheduled_time": "2026-01-02T03:04:05.5Z"},
+    },
+    "empirical_policy": {"retry_type": None, "retries": 3},
+    "tags": ["a"],
+    "something_new": {"x": [1]},
+}
+
+
+def test_unknown_fields_are_ignored_at_every_level() -> None:
+    run = structure(RUN, FlowRun, request="GET /x")
+    assert (run.id, run.name, run.flow_id, run.tags) == (RUN_ID, "a run", FLOW_ID, ["a"])
+    assert run.state is not None
+    assert run.state.label == "Running"
+    assert run.state.state_details.scheduled_time == datetime(2026, 1, 2, 3, 4, 5, 500_000, tzinfo=UTC)
+    assert (run.job_variables, run.infrastructure_pid, run.deployment_id) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "cls", "problems"),
+    [
+        ({"id": str(RUN_ID), "name": "x"}, FlowRun, ["required field missing @ answer.flow_id"]),
+        (
+            {"id": "x", "name": "x", "type": "x"},
+            WorkPool,
+            ["invalid value for type, expected UUID @ answer.id"],
+        ),
+        (
+            [{"name": "x"}, {"name": ["y"]}],
+            list[WorkQueue],
+            ["invalid value for type, expected str @ answer[1].name"],
+        ),
+        ([{"name": "x"}, {}], list[WorkQueue], ["required field missing @ answer[1].name"]),
+    ],
+    ids=["missing", "no UUID", "no text", "missing in list"],
+)
+def test_bad_field_is_named_with_its_path(answer: Any, cls: Any, problems: list[str]) -> None:
+    with pytest.raises(MalformedAnswerError) as caught:
+        structure(answer, cls, request="GET /x")
+    assert caught.value.problems == problems
+    expected = f"GET /x was answered with something unexpected: {problems[0]}"
+    assert str(caught.value) == expected
+
+
+def test_every_bad_field_is_named() -> None:
+    with pytest.raises(MalformedAnswerError) as caught:
+        structure({"id": 5, "state": {}}, FlowRun, request="GET /x")
+    paths = [problem.rpartition(" @ ")[2] for problem in caught.value.problems]
+    assert sorted(paths) == ["answer.flow_id", "answer.id", "answer.name", "answer.state.type"]
+
+
+def test_time_without_zone_is_refused() -> None:
+    state = {"type": "RUNNING", "state_details": {"scheduled_time": "2026-01-01T00:00:00"}}
+    with pytest.raises(MalformedAnswerError, match=r"answer\.state_details\.scheduled_time"):
+        structure(state, State, request="GET /x")
+
+
+@pytest.mark.parametrize("kind", StateType)
+def test_state_type_is_a_member_of_the_enumeration(kind: StateType) -> None:
+    state = structure({"type": kind.value}, State, request="GET /x")
+    assert state.type is kind
+    result = structure({"status": "WAIT", "state": None}, OrchestrationResult, request="GET /x")
+    assert result.status is SetStateStatus.WAIT
+
+
+def test_unknown_state_type_is_malformed() -> None:
+    with pytest.raises(MalformedAnswerError, match=r"@ answer\.type"):
+        structure({"type": "DREAMING"}, State, request="GET /x")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    max_leaves=8,
+)
+
+
+def problems_of(answer: Any, cls: Any) -> list[str] | None:
+    try:
+        structure(answer, cls, request="GET /x")
+    except MalformedAnswerError as error:
+        return error.problems
+    return None
+
+
+@given(answer=JSON, cls=st.sampled_from([FlowRun, list[FlowRun], WorkPool, OrchestrationResult]))
+def test_whatever_json_comes_only_our_own_error_comes_of_it(answer: Any, cls: Any) -> None:
+    problems = problems_of(answer, cls)
+    assert problems is None or all(" @ answer" in problem for problem in problems)
+
+
+@given(field=st.sampled_from(sorted(RUN)), value=JSON)
+def test_whatever_stands_in_one_field_only_our_own_error_comes_of_it(field: str, value: Any) -> None:
+    problems = problems_of(RUN | {field: value}, FlowRun)
+    assert problems is None or all(f" @ answer.{field}" in problem for problem in problems)
+
+
+def test_what_is_sent_can_be_written_as_json() -> None:
+    event = Event(
+        id=RUN_ID,
+        occurred=datetime(2026, 1, 1, tzinfo=UTC),
+        event="happened",
+        resource={"prefect.resource.id": "x"},
+        payload={"a": {"b": [1]}},
+        follows=FLOW_ID,
+    )
+    assert json.loads(json.dumps(unstructure(event))) == {
+        "id": str(RUN_ID),
+        "occurred": "2026-01-01T00:00:00+00:00",
+        "event": "happened",
+        "resource": {"prefect.resource.id": "x"},
+        "related": [],
+        "payload": {"a": {"b": [1]}},
+        "follows": str(FLOW_ID),
+    }

@@ -1,0 +1,1 @@
+"""The Prefect REST API as the worker needs it; knows nothing of workers."""

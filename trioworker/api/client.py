@@ -1,0 +1,278 @@
+"""The requests that a worker makes of the Prefect API."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+import attrs
+
+from trioworker.api.condition import Condition
+from trioworker.api.converter import structure, unstructure
+from trioworker.api.models import (
+    Deployment,
+    Event,
+    Flow,
+    FlowRun,
+    LogLine,
+    OrchestrationResult,
+    ProposedState,
+    WorkPool,
+    WorkQueue,
+)
+from trioworker.api.transport import Transport, TransportConfig, open_transport
+
+T = TypeVar("T")
+
+# The server refuses to list more than this at once.
+LARGEST_PAGE = 200
+
+
+class PrefectAPI(Protocol):
+    """What a worker asks of the API.
+
+    The real client and the fake of `trioworker.testing` both are one. Every method may raise any `APIError`;
+    where one means something special, its docstring says so.
+    """
+
+    @property
+    def condition(self) -> Condition:
+        """Whether the API answers."""
+        ...
+
+    async def read_work_pool(self, name: str) -> WorkPool:
+        """Read a work pool; `ObjectNotFoundError` if there is none of that name."""
+        ...
+
+    async def create_work_pool(
+        self, name: str, *, pool_type: str, base_job_template: Mapping[str, Any]
+    ) -> WorkPool:
+        """Create a work pool; `ObjectExistsError` if there is one of that name."""
+        ...
+
+    async def update_work_pool_template(self, name: str, base_job_template: Mapping[str, Any]) -> None:
+        """Replace the base job template of a work pool."""
+        ...
+
+    async def read_work_queues(self, pool_name: str, queue_names: Sequence[str]) -> list[WorkQueue]:
+        """Read the named queues of a work pool, all of them if none is named."""
+        ...
+
+    async def send_worker_heartbeat(self, pool_name: str, worker_name: str, interval_seconds: float) -> None:
+        """Say that the worker lives and when to expect the next sign.
+
+        `ObjectNotFoundError` means that the work pool is gone.
+        """
+        ...
+
+    async def get_scheduled_flow_runs(
+        self,
+        pool_name: str,
+        *,
+        queue_names: Sequence[str],
+        scheduled_before: datetime,
+        limit: int,
+    ) -> list[FlowRun]:
+        """Read the runs that are due, most urgent first; `limit` is 1 to `LARGEST_PAGE`."""
+        ...
+
+    async def find_cancelling_flow_runs(self, pool_name: str, *, queue_names: Sequence[str]) -> list[FlowRun]:
+        """Read the runs of a work pool that somebody wants cancelled."""
+        ...
+
+    async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
+        """Read a flow run; `ObjectNotFoundError` if it was deleted."""
+        ...
+
+    async def set_flow_run_state(
+        self, flow_run_id: UUID, state: ProposedState, *, force: bool = False
+    ) -> OrchestrationResult:
+        """Propose a state; with `force` the server's orchestration rules do not apply."""
+        ...
+
+    async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
+        """Record where the run runs; without it the server does not pass on a cancellation."""
+        ...
+
+    async def read_deployment(self, deployment_id: UUID) -> Deployment:
+        """Read a deployment; `ObjectNotFoundError` if it was deleted."""
+        ...
+
+    async def read_flow(self, flow_id: UUID) -> Flow:
+        """Read a flow."""
+        ...
+
+    async def send_events(self, events: Sequence[Event]) -> None:
+        """Record events; one that the server does not like makes it refuse them all."""
+        ...
+
+    async def send_logs(self, lines: Sequence[LogLine]) -> None:
+        """Record log lines; one that the server does not like makes it refuse them all."""
+        ...
+
+
+@attrs.frozen
+class _ScheduledFlowRun:
+    flow_run: FlowRun
+
+
+class PrefectClient:
+    """`PrefectAPI` over HTTP. Made by `open_client`."""
+
+    def __init__(self, transport: Transport, condition: Condition) -> None:
+        self._transport = transport
+        self._condition = condition
+
+    @property
+    def condition(self) -> Condition:
+        """Whether the API answers."""
+        return self._condition
+
+    async def read_work_pool(self, name: str) -> WorkPool:
+        """See `PrefectAPI.read_work_pool`."""
+        return await self._read(WorkPool, "GET", f"work_pools/{_segment(name)}")
+
+    async def create_work_pool(
+        self, name: str, *, pool_type: str, base_job_template: Mapping[str, Any]
+    ) -> WorkPool:
+        """See `PrefectAPI.create_work_pool`."""
+        body = {"name": name, "type": pool_type, "base_job_template": base_job_template}
+        return await self._read(WorkPool, "POST", "work_pools/", body)
+
+    async def update_work_pool_template(self, name: str, base_job_template: Mapping[str, Any]) -> None:
+        """See `PrefectAPI.update_work_pool_template`."""
+        body = {"base_job_template": base_job_template}
+        await self._send("PATCH", f"work_pools/{_segment(name)}", body)
+
+    async def read_work_queues(self, pool_name: str, queue_names: Sequence[str]) -> list[WorkQueue]:
+        """See `PrefectAPI.read_work_queues`."""
+        body = {"work_queues": {"name": {"any_": list(queue_names)}}} if queue_names else {}
+        path = f"work_pools/{_segment(pool_name)}/queues/filter"
+        return await self._read(list[WorkQueue], "POST", path, body)
+
+    async def send_worker_heartbeat(self, pool_name: str, worker_name: str, interval_seconds: float) -> None:
+        """See `PrefectAPI.send_worker_heartbeat`."""
+        # The server takes whole seconds, at least one.
+        body = {"name": worker_name, "heartbeat_interval_seconds": max(1, round(interval_seconds))}
+        path = f"work_pools/{_segment(pool_name)}/workers/heartbeat"
+        await self._send("POST", path, body)
+
+    async def get_scheduled_flow_runs(
+        self,
+        pool_name: str,
+        *,
+        queue_names: Sequence[str],
+        scheduled_before: datetime,
+        limit: int,
+    ) -> list[FlowRun]:
+        """See `PrefectAPI.get_scheduled_flow_runs`."""
+        body: dict[str, Any] = {"scheduled_before": scheduled_before.isoformat(), "limit": limit}
+        if queue_names:
+            body["work_queue_names"] = list(queue_names)
+        path = f"work_pools/{_segment(pool_name)}/get_scheduled_flow_runs"
+        entries = await self._read(list[_ScheduledFlowRun], "POST", path, body)
+        return [entry.flow_run for entry in entries]
+
+    async def find_cancelling_flow_runs(self, pool_name: str, *, queue_names: Sequence[str]) -> list[FlowRun]:
+        """See `PrefectAPI.find_cancelling_flow_runs`."""
+        body: dict[str, Any] = {
+            "flow_runs": {"state": {"type": {"any_": ["CANCELLING"]}}},
+            "work_pools": {"name": {"any_": [pool_name]}},
+            "limit": LARGEST_PAGE,
+            "offset": 0,
+        }
+        if queue_names:
+            body["work_pool_queues"] = {"name": {"any_": list(queue_names)}}
+        found: list[FlowRun] = []
+        while True:
+            page = await self._read(list[FlowRun], "POST", "flow_runs/filter", body)
+            found += page
+            if len(page) < LARGEST_PAGE:
+                return found
+            body["offset"] += LARGEST_PAGE
+
+    async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
+        """See `PrefectAPI.read_flow_run`."""
+        return await self._read(FlowRun, "GET", f"flow_runs/{flow_run_id}")
+
+    async def set_flow_run_state(
+        self, flow_run_id: UUID, state: ProposedState, *, force: bool = False
+    ) -> OrchestrationResult:
+        """See `PrefectAPI.set_flow_run_state`."""
+        details: dict[str, Any] = {"transition_id": str(state.transition_id)}
+        if state.scheduled_time is not None:
+            details["scheduled_time"] = state.scheduled_time.isoformat()
+        body = {
+            "state": {
+                "type": state.type.value,
+                "name": state.name,
+                "message": state.message,
+                "state_details": details,
+            },
+            "force": force,
+        }
+        path = f"flow_runs/{flow_run_id}/set_state"
+        return await self._read(OrchestrationResult, "POST", path, body)
+
+    async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
+        """See `PrefectAPI.set_infrastructure_pid`."""
+        body = {"infrastructure_pid": infrastructure_pid}
+        await self._send("PATCH", f"flow_runs/{flow_run_id}", body)
+
+    async def read_deployment(self, deployment_id: UUID) -> Deployment:
+        """See `PrefectAPI.read_deployment`."""
+        return await self._read(Deployment, "GET", f"deployments/{deployment_id}")
+
+    async def read_flow(self, flow_id: UUID) -> Flow:
+        """See `PrefectAPI.read_flow`."""
+        return await self._read(Flow, "GET", f"flows/{flow_id}")
+
+    async def send_events(self, events: Sequence[Event]) -> None:
+        """See `PrefectAPI.send_events`."""
+        # With a trailing slash the server answers with a redirect.
+        await self._send("POST", "events", [unstructure(event) for event in events])
+
+    async def send_logs(self, lines: Sequence[LogLine]) -> None:
+        """See `PrefectAPI.send_logs`."""
+        await self._send("POST", "logs/", [unstructure(line) for line in lines])
+
+    async def _read(self, cls: type[T], method: str, path: str, body: Any = None) -> T:
+        request = f"{method} /{path}"
+        return await self._transport.request(
+            method, path, body, lambda answer: structure(answer, cls, request=request)
+        )
+
+    async def _send(self, method: str, path: str, body: Any) -> None:
+        await self._transport.request(method, path, body, lambda _: None)
+
+
+def _segment(name: str) -> str:
+    return quote(name, safe="")
+
+
+@asynccontextmanager
+async def open_client(
+    config: TransportConfig,
+    condition: Condition | None = None,
+    *,
+    chance: Callable[[], float] = random.random,
+) -> AsyncIterator[PrefectClient]:
+    """Open a client of the Prefect API; no request is sent yet.
+
+    Args:
+        config: where the API is and how to speak to it.
+        condition: told about every request; one of its own if not given.
+        chance: random numbers from 0 to 1 for the jitter of retries.
+
+    Raises:
+        APIError: the certificate file cannot be used.
+    """
+    if condition is None:
+        condition = Condition()
+    async with open_transport(config, condition, chance=chance) as transport:
+        yield PrefectClient(transport, condition)

@@ -1,0 +1,318 @@
+"""One HTTP connection pool to the API, with authentication, retries and the CSRF token."""
+
+from __future__ import annotations
+
+import base64
+import math
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import attrs
+import httpx
+import trio
+
+from trioworker.api.condition import Condition
+from trioworker.api.errors import (
+    APIError,
+    APINotFoundError,
+    APIUnavailableError,
+    MalformedAnswerError,
+    NotAuthenticatedError,
+    NotPermittedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    RequestRefusedError,
+    is_outage,
+)
+
+T = TypeVar("T")
+
+# The server reads the version of the client's protocol from this header and behaves accordingly (leases of
+# concurrency slots, for one), and takes only this exact form.
+USER_AGENT = "prefect/3.8.8 (API 0.8.4)"
+
+_RETRYABLE = frozenset({408, 429})
+_LONGEST_BACK_OFF = 30.0
+_PROTECTED_HEADERS = frozenset({"user-agent", "prefect-csrf-token", "prefect-csrf-client"})
+
+
+@attrs.frozen(kw_only=True)
+class TransportConfig:
+    """How the API is reached.
+
+    Attributes:
+        url: the API's root, without trailing slash.
+        key: an API key, sent as bearer token.
+        auth_string: `user:password`, sent as basic authentication; `key` wins over it.
+        headers: sent with every request.
+        verify: whether the server's certificate is checked, or the file of authorities to check it by.
+        timeout: seconds to wait for a connection, and for each part of an answer.
+        max_retries: how often a request is repeated after 408, 429, any 5xx, or a failed connection.
+        retry_jitter: the part of a delay that is left to chance, 0 to 1.
+        retry_extra_codes: further statuses that are worth a repetition.
+        csrf: whether to fetch a CSRF token when the server asks for one.
+    """
+
+    url: str = attrs.field(repr=False)
+    key: str | None = attrs.field(default=None, repr=False)
+    auth_string: str | None = attrs.field(default=None, repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    verify: bool | Path = True
+    timeout: float = 60.0
+    max_retries: int = 5
+    retry_jitter: float = 0.2
+    retry_extra_codes: frozenset[int] = frozenset()
+    csrf: bool = True
+
+    @property
+    def shown_url(self) -> str:
+        """The URL for messages, without the user and password that it may hold."""
+        scheme, separator, rest = self.url.partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def retry_delay(attempt: int, retry_after: float | None, *, jitter: float, chance: float) -> float:
+    """Seconds to wait before the next attempt.
+
+    Args:
+        attempt: how many attempts have failed, from 1.
+        retry_after: what the API asked for; never undercut.
+        jitter: the part that is left to chance, 0 to 1.
+        chance: a number from 0 to 1.
+    """
+    if retry_after is not None:
+        return retry_after * (1 + jitter * chance)
+    return min(2.0**attempt, _LONGEST_BACK_OFF) * (1 + jitter * (2 * chance - 1))
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds of a `Retry-After` header; None if there is none or it is not a number of seconds."""
+    try:
+        seconds = float(value) if value is not None else math.nan
+    except ValueError:
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+class Transport:
+    """Sends requests and returns decoded JSON. Made by `open_transport`."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        config: TransportConfig,
+        condition: Condition,
+        chance: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._config = config
+        self._condition = condition
+        self._chance = chance
+        self._csrf_headers: dict[str, str] = {}
+
+    async def request(
+        self, method: str, path: str, json: Any = None, read: Callable[[Any], T] = _as_it_is
+    ) -> T:
+        """Send a request, repeat it as configured, and read the answer.
+
+        Args:
+            method: the HTTP method.
+            path: below the API's root, without leading slash.
+            json: the body.
+            read: makes of the decoded answer what the caller wants; may raise `MalformedAnswerError`.
+
+        Raises:
+            APIUnavailableError: no good answer after the last attempt.
+            RequestRefusedError: the API said no.
+            MalformedAnswerError: the answer is not JSON, or not what `read` understands.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._attempt(method, path, json, read)
+            except APIUnavailableError as error:
+                if attempt > self._config.max_retries:
+                    raise
+                delay = retry_delay(
+                    attempt,
+                    error.retry_after,
+                    jitter=self._config.retry_jitter,
+                    chance=self._chance(),
+                )
+            await trio.sleep(delay)
+
+    async def _attempt(self, method: str, path: str, json: Any, read: Callable[[Any], T]) -> T:
+        """Send a request once and keep the books on whether the API is there."""
+        try:
+            answer = read(await self._exchange(method, path, json))
+        except APIUnavailableError as error:
+            self._condition.failed(str(error), retry_after=error.retry_after)
+            raise
+        except APIError as error:
+            if is_outage(error):
+                self._condition.failed(str(error))
+            else:
+                self._condition.answered()
+            raise
+        self._condition.answered()
+        return answer
+
+    async def _exchange(self, method: str, path: str, json: Any) -> Any:
+        response = await self._send(method, path, json)
+        if self._asks_for_csrf_token(response):
+            await self._renew_csrf_token()
+            response = await self._send(method, path, json)
+        self._raise_for_status(f"{method} /{path}", response)
+        if response.status_code == 204 or not response.content:
+            return None
+        try:
+            return response.json()
+        except ValueError as error:
+            raise MalformedAnswerError(f"{method} /{path}", [_describe_body(response)]) from error
+
+    async def _send(self, method: str, path: str, json: Any) -> httpx.Response:
+        try:
+            return await self._client.request(method, path, json=json, headers=self._csrf_headers)
+        except httpx.TimeoutException as error:
+            raise APIUnavailableError(
+                f"no answer within {self._config.timeout:g} s from {self._config.shown_url}"
+            ) from error
+        except httpx.LocalProtocolError as error:
+            # Its text would show the header that it is about, which may be the API key.
+            raise APIError(
+                "a header cannot be sent: see the API key and PREFECT_CLIENT_CUSTOM_HEADERS"
+            ) from error
+        except httpx.TransportError as error:
+            raise APIUnavailableError(f"{_reason(error)} ({self._config.shown_url})") from error
+        except httpx.HTTPError as error:
+            # What is left are answers that cannot be read: redirects in a circle, broken compression.
+            raise MalformedAnswerError(f"{method} /{path}", [str(error)]) from error
+
+    def _raise_for_status(self, request: str, response: httpx.Response) -> None:
+        status = response.status_code
+        if response.is_success:
+            return
+        detail = _detail(response)
+        retryable = status in _RETRYABLE or status in self._config.retry_extra_codes
+        if retryable or status >= 500:
+            raise APIUnavailableError(
+                f"{request} was answered with {status}: {detail}",
+                retry_after=parse_retry_after(response.headers.get("Retry-After")),
+            )
+        if not response.is_client_error:
+            raise MalformedAnswerError(request, [f"status {status}, which leads elsewhere"])
+        if status == 404:
+            # Prefect names what it did not find; the bare phrase is how its framework answers for a path that
+            # does not exist at all, and a page of HTML is how other servers do.
+            missing_api = detail == "Not Found" or "json" not in response.headers.get("Content-Type", "")
+            raise (APINotFoundError if missing_api else ObjectNotFoundError)(request, status, detail)
+        raise _REFUSALS.get(status, RequestRefusedError)(request, status, detail)
+
+    def _asks_for_csrf_token(self, response: httpx.Response) -> bool:
+        return self._config.csrf and response.status_code == 403 and "CSRF" in _detail(response)
+
+    async def _renew_csrf_token(self) -> None:
+        client_id = str(uuid4())
+        response = await self._send("GET", f"csrf-token?client={client_id}", None)
+        self._raise_for_status("GET /csrf-token", response)
+        try:
+            token = str(response.json()["token"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise MalformedAnswerError("GET /csrf-token", [_describe_body(response)]) from error
+        self._csrf_headers = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": client_id}
+
+
+_REFUSALS: Mapping[int, type[RequestRefusedError]] = {
+    401: NotAuthenticatedError,
+    403: NotPermittedError,
+    409: ObjectExistsError,
+}
+
+
+def _reason(error: httpx.TransportError) -> str:
+    what = "no connection" if isinstance(error, httpx.ConnectError) else "connection lost"
+    return f"{what}: {str(error) or type(error).__name__}"
+
+
+def _detail(response: httpx.Response) -> str:
+    """What the API says about an error, in one line."""
+    try:
+        body = response.json()
+    except ValueError:
+        return _describe_body(response)
+    if isinstance(body, dict):
+        # Of a request that it cannot validate the server tells the interesting part in a list.
+        body = body.get("detail") or body.get("exception_detail") or body.get("exception_message") or body
+    text = body if isinstance(body, str) else repr(body)
+    return " ".join(text.split())[:500]
+
+
+def _describe_body(response: httpx.Response) -> str:
+    kind = response.headers.get("Content-Type", "no content type").partition(";")[0]
+    start = " ".join(response.text[:200].split())[:60]
+    return f"not JSON but {kind}, beginning {start!r}" if start else "an empty body"
+
+
+def _headers(config: TransportConfig) -> dict[str, str]:
+    headers = {
+        name: value for name, value in config.headers.items() if name.lower() not in _PROTECTED_HEADERS
+    }
+    headers["User-Agent"] = USER_AGENT
+    if config.key and not (config.key.isprintable() and config.key.isascii()):
+        raise APIError("PREFECT_API_KEY holds a character that cannot be sent, such as a line break.")
+    if config.key:
+        headers["Authorization"] = f"Bearer {config.key}"
+    elif config.auth_string:
+        credentials = base64.b64encode(config.auth_string.encode()).decode()
+        headers["Authorization"] = f"Basic {credentials}"
+    return headers
+
+
+def _verification(config: TransportConfig) -> Any:
+    # Making an SSL context takes some 40 ms, which a worker that speaks plain HTTP should not spend.
+    if not config.url.startswith("https:"):
+        return False
+    if isinstance(config.verify, bool):
+        return config.verify
+    import ssl  # noqa: PLC0415 - only where TLS is spoken
+
+    try:
+        return ssl.create_default_context(cafile=str(config.verify))
+    except (OSError, ssl.SSLError) as error:
+        raise APIError(
+            f"the certificate file {config.verify} (PREFECT_API_SSL_CERT_FILE) cannot be used: {error}"
+        ) from error
+
+
+@asynccontextmanager
+async def open_transport(
+    config: TransportConfig,
+    condition: Condition,
+    *,
+    chance: Callable[[], float] = random.random,
+) -> AsyncIterator[Transport]:
+    """Open the connection pool; no request is sent yet.
+
+    Raises:
+        APIError: the certificate file or the key cannot be used.
+    """
+    async with httpx.AsyncClient(
+        base_url=f"{config.url}/",
+        headers=_headers(config),
+        verify=_verification(config),
+        # Waiting for a free connection is not a failure of the API, so it has no timeout.
+        timeout=httpx.Timeout(config.timeout, pool=None),
+        limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=25),
+        follow_redirects=False,
+    ) as client:
+        yield Transport(client, config, condition, chance)

@@ -1,0 +1,498 @@
+"""A Prefect API in memory, for tests."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+import attrs
+import trio
+
+from trioworker.api.client import LARGEST_PAGE, PrefectAPI
+from trioworker.api.condition import Condition
+from trioworker.api.converter import unstructure
+from trioworker.api.errors import (
+    APIError,
+    APINotFoundError,
+    APIUnavailableError,
+    MalformedAnswerError,
+    NotAuthenticatedError,
+    NotPermittedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    RequestRefusedError,
+)
+from trioworker.api.models import (
+    Deployment,
+    Event,
+    Flow,
+    FlowRun,
+    LogLine,
+    OrchestrationResult,
+    ProposedState,
+    State,
+    StateDetails,
+    StateType,
+    WorkPool,
+    WorkQueue,
+)
+from trioworker.api.transport import retry_delay
+from trioworker.testing.fake_server import EPOCH, FakeServer, Pool, Queue, Run
+
+T = TypeVar("T")
+
+_METHODS = frozenset(
+    name for name, value in vars(PrefectAPI).items() if callable(value) and not name.startswith("_")
+)
+
+# How many related resources the server allows an event.
+_MOST_RELATED = 100
+
+_TEMPLATE_VARIABLE = re.compile(r"{{\s*(\w+)\s*}}")
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """A request that reached the fake, or would have but for an outage.
+
+    Attributes:
+        method: the name of the `PrefectAPI` method.
+        at: when, in seconds since the fake was made.
+        arguments: what it was called with, by name.
+    """
+
+    method: str
+    at: float
+    arguments: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Heartbeat:
+    """A sign of life of a worker; `at` is in seconds since the fake was made."""
+
+    pool_name: str
+    worker_name: str
+    interval_seconds: int
+    at: float
+
+
+@attrs.frozen
+class _Fault:
+    error: APIError
+    applied: bool = False
+
+
+class FakePrefectAPI(FakeServer):
+    """A Prefect server and its client in one: it is a `PrefectAPI`, and tests play the rest of the world.
+
+    There are no sockets, threads or clocks in it. Time is trio's, so under a `MockClock` everything happens
+    at exact virtual moments; the fake's own clock shows `epoch` when it is made (outside of `trio.run`: when
+    it is first used) and times are reported as seconds since then.
+
+    What is proposed for a run is judged as the real server judges it. The server's own loops are not there:
+    no run is marked `Late`, none comes from a schedule, and `Cancelling` lasts until somebody ends it.
+
+    Args:
+        epoch: what the fake's clock shows at the start.
+        latency: seconds that every request takes; it takes effect at the end of them.
+        max_retries: how often a request that finds no API is repeated, with the pauses that the real client
+            makes (less their jitter), before the caller gets the error. The real client's default is 5.
+        condition: told about every request exactly as by the real client; one of its own if not given.
+
+    Attributes:
+        latency: as above; may be changed at any time.
+        latencies: seconds by method name, in place of `latency`; `math.inf` for a method that never answers.
+        calls: every request, in order, repetitions included.
+        heartbeats: every heartbeat that arrived.
+        events: every event that arrived.
+        logs: every log line that arrived.
+    """
+
+    def __init__(
+        self,
+        *,
+        epoch: datetime = EPOCH,
+        latency: float = 0,
+        max_retries: int = 0,
+        condition: Condition | None = None,
+    ) -> None:
+        super().__init__(epoch=epoch)
+        self.latency = latency
+        self.latencies: dict[str, float] = {}
+        self.calls: list[Call] = []
+        self.heartbeats: list[Heartbeat] = []
+        self.events: list[Event] = []
+        self.logs: list[LogLine] = []
+        self._max_retries = max_retries
+        self._condition = Condition() if condition is None else condition
+        self._outage: str | None = None
+        self._faults: defaultdict[str, deque[_Fault]] = defaultdict(deque)
+
+    @property
+    def condition(self) -> Condition:
+        """Whether the API answers."""
+        return self._condition
+
+    def count(self, method: str) -> int:
+        """How often a method of `PrefectAPI` was called, repetitions included."""
+        return len(self.times(method))
+
+    def times(self, method: str) -> list[float]:
+        """When a method of `PrefectAPI` was called, in seconds since the fake was made."""
+        _check_method(method)
+        return [call.at for call in self.calls if call.method == method]
+
+    @contextmanager
+    def outage(self, reason: str = "no connection: refused") -> Iterator[None]:
+        """Let nothing through as long as the block lasts: every request raises `APIUnavailableError`."""
+        self.start_outage(reason)
+        try:
+            yield
+        finally:
+            self.end_outage()
+
+    def start_outage(self, reason: str = "no connection: refused") -> None:
+        """Let nothing through until `end_outage`."""
+        self._outage = reason
+
+    def end_outage(self) -> None:
+        """Answer again."""
+        self._outage = None
+
+    def fail(self, method: str, error: APIError, *, times: int = 1) -> None:
+        """Answer the next requests of one kind with an error, and do nothing of what they ask for.
+
+        Args:
+            method: a method of `PrefectAPI`.
+            error: what the caller gets. If it is an `APIUnavailableError`, the request is repeated as far as
+                `max_retries` goes, and each repetition counts.
+            times: how many requests. Further errors for the same method queue up behind these.
+        """
+        _check_method(method)
+        self._faults[method].extend([_Fault(error)] * times)
+
+    def lose_answer(self, method: str, *, times: int = 1) -> None:
+        """Do what the next requests of one kind ask for, but let the answers get lost on the way."""
+        _check_method(method)
+        error = APIUnavailableError("connection lost: the answer never came")
+        self._faults[method].extend([_Fault(error, applied=True)] * times)
+
+    def malform_answer(self, method: str, *, times: int = 1) -> None:
+        """Answer the next requests of one kind with a page of HTML, as a wrong proxy does."""
+        error = MalformedAnswerError(method, ["not JSON but text/html, beginning '<html>'"])
+        self.fail(method, error, times=times)
+
+    async def read_work_pool(self, name: str) -> WorkPool:
+        """See `PrefectAPI.read_work_pool`."""
+
+        def answer() -> WorkPool:
+            return copy.deepcopy(self._pool(name, f"GET /work_pools/{name}").public)
+
+        return await self._serve("read_work_pool", {"name": name}, answer)
+
+    async def create_work_pool(
+        self, name: str, *, pool_type: str, base_job_template: Mapping[str, Any]
+    ) -> WorkPool:
+        """See `PrefectAPI.create_work_pool`."""
+        arguments = {"name": name, "pool_type": pool_type, "base_job_template": _as_json(base_job_template)}
+        request = "POST /work_pools/"
+
+        def answer() -> WorkPool:
+            if not re.fullmatch(r"[^/%&><]+", name):
+                raise _invalid(request)
+            _check_template(base_job_template, request)
+            if name.lower().startswith("prefect"):
+                reason = "Work pools starting with 'Prefect' are reserved for internal use."
+                raise NotPermittedError(request, 403, reason)
+            if name in self._pools:
+                raise ObjectExistsError(request, 409, "A work pool with this name already exists.")
+            return self.add_work_pool(name, pool_type=pool_type, base_job_template=base_job_template)
+
+        return await self._serve("create_work_pool", arguments, answer)
+
+    async def update_work_pool_template(self, name: str, base_job_template: Mapping[str, Any]) -> None:
+        """See `PrefectAPI.update_work_pool_template`."""
+        arguments = {"name": name, "base_job_template": _as_json(base_job_template)}
+        request = f"PATCH /work_pools/{name}"
+
+        def answer() -> None:
+            _check_template(base_job_template, request)
+            pool = self._pool(name, request)
+            pool.public = attrs.evolve(pool.public, base_job_template=copy.deepcopy(dict(base_job_template)))
+
+        await self._serve("update_work_pool_template", arguments, answer)
+
+    async def read_work_queues(self, pool_name: str, queue_names: Sequence[str]) -> list[WorkQueue]:
+        """See `PrefectAPI.read_work_queues`."""
+        arguments = {"pool_name": pool_name, "queue_names": list(queue_names)}
+
+        def answer() -> list[WorkQueue]:
+            pool = self._pool(pool_name, f"POST /work_pools/{pool_name}/queues/filter")
+            return [
+                WorkQueue(name=queue.name, is_paused=queue.is_paused)
+                for queue in sorted(pool.queues.values(), key=lambda queue: queue.priority)
+                if not queue_names or queue.name in queue_names
+            ]
+
+        return await self._serve("read_work_queues", arguments, answer)
+
+    async def send_worker_heartbeat(self, pool_name: str, worker_name: str, interval_seconds: float) -> None:
+        """See `PrefectAPI.send_worker_heartbeat`."""
+        arguments = {
+            "pool_name": pool_name,
+            "worker_name": worker_name,
+            "interval_seconds": interval_seconds,
+        }
+
+        def answer() -> None:
+            self._pool(pool_name, f"POST /work_pools/{pool_name}/workers/heartbeat")
+            heartbeat = Heartbeat(
+                pool_name=pool_name,
+                worker_name=worker_name,
+                interval_seconds=max(1, round(interval_seconds)),
+                at=self.seconds(),
+            )
+            self.heartbeats.append(heartbeat)
+
+        await self._serve("send_worker_heartbeat", arguments, answer)
+
+    async def get_scheduled_flow_runs(
+        self,
+        pool_name: str,
+        *,
+        queue_names: Sequence[str],
+        scheduled_before: datetime,
+        limit: int,
+    ) -> list[FlowRun]:
+        """See `PrefectAPI.get_scheduled_flow_runs`; as with the real one, the runs come without states."""
+        arguments = {
+            "pool_name": pool_name,
+            "queue_names": list(queue_names),
+            "scheduled_before": scheduled_before,
+            "limit": limit,
+        }
+
+        def answer() -> list[FlowRun]:
+            request = f"POST /work_pools/{pool_name}/get_scheduled_flow_runs"
+            _check_limit(limit, request)
+            pool = self._pool(pool_name, request)
+            due = self._due(pool, self._queues(pool, queue_names, request), scheduled_before)
+            return [attrs.evolve(self._public(run), state=None) for run in due[:limit]]
+
+        return await self._serve("get_scheduled_flow_runs", arguments, answer)
+
+    async def find_cancelling_flow_runs(self, pool_name: str, *, queue_names: Sequence[str]) -> list[FlowRun]:
+        """See `PrefectAPI.find_cancelling_flow_runs`."""
+        arguments = {"pool_name": pool_name, "queue_names": list(queue_names)}
+
+        def answer() -> list[FlowRun]:
+            pool = self._pools.get(pool_name)
+            queues = [] if pool is None else list(pool.queues.values())
+            found = [
+                self._public(run)
+                for run in self._runs.values()
+                if run.state.type is StateType.CANCELLING
+                and run.queue in queues
+                and (not queue_names or run.queue.name in queue_names)
+            ]
+            return found[:LARGEST_PAGE]
+
+        return await self._serve("find_cancelling_flow_runs", arguments, answer)
+
+    async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
+        """See `PrefectAPI.read_flow_run`."""
+
+        def answer() -> FlowRun:
+            return self._public(self._run(flow_run_id, f"GET /flow_runs/{flow_run_id}"))
+
+        return await self._serve("read_flow_run", {"flow_run_id": flow_run_id}, answer)
+
+    async def set_flow_run_state(
+        self, flow_run_id: UUID, state: ProposedState, *, force: bool = False
+    ) -> OrchestrationResult:
+        """See `PrefectAPI.set_flow_run_state`."""
+        arguments = {"flow_run_id": flow_run_id, "state": state, "force": force}
+        proposed = State(
+            type=state.type,
+            name=state.name,
+            message=state.message,
+            state_details=StateDetails(
+                scheduled_time=state.scheduled_time, transition_id=state.transition_id
+            ),
+        )
+
+        def answer() -> OrchestrationResult:
+            if flow_run_id not in self._runs:
+                raise ObjectNotFoundError(
+                    f"POST /flow_runs/{flow_run_id}/set_state",
+                    404,
+                    f"Flow run with id {flow_run_id} not found",
+                )
+            return self._orchestrate(self._runs[flow_run_id], proposed, force=force)
+
+        return await self._serve("set_flow_run_state", arguments, answer)
+
+    async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
+        """See `PrefectAPI.set_infrastructure_pid`."""
+        arguments = {"flow_run_id": flow_run_id, "infrastructure_pid": infrastructure_pid}
+
+        def answer() -> None:
+            run = self._run(flow_run_id, f"PATCH /flow_runs/{flow_run_id}")
+            run.public = attrs.evolve(run.public, infrastructure_pid=infrastructure_pid)
+
+        await self._serve("set_infrastructure_pid", arguments, answer)
+
+    async def read_deployment(self, deployment_id: UUID) -> Deployment:
+        """See `PrefectAPI.read_deployment`."""
+
+        def answer() -> Deployment:
+            if deployment_id not in self._deployments:
+                raise ObjectNotFoundError(f"GET /deployments/{deployment_id}", 404, "Deployment not found")
+            return copy.deepcopy(self._deployments[deployment_id].public)
+
+        return await self._serve("read_deployment", {"deployment_id": deployment_id}, answer)
+
+    async def read_flow(self, flow_id: UUID) -> Flow:
+        """See `PrefectAPI.read_flow`."""
+
+        def answer() -> Flow:
+            if flow_id not in self._flows:
+                raise ObjectNotFoundError(f"GET /flows/{flow_id}", 404, "Flow not found")
+            return copy.deepcopy(self._flows[flow_id])
+
+        return await self._serve("read_flow", {"flow_id": flow_id}, answer)
+
+    async def send_events(self, events: Sequence[Event]) -> None:
+        """See `PrefectAPI.send_events`."""
+        batch = list(events)
+        for event in batch:
+            _as_json(unstructure(event))
+
+        def answer() -> None:
+            if not all(_is_acceptable(event) for event in batch):
+                raise _invalid("POST /events")
+            self.events.extend(batch)
+
+        await self._serve("send_events", {"events": batch}, answer)
+
+    async def send_logs(self, lines: Sequence[LogLine]) -> None:
+        """See `PrefectAPI.send_logs`."""
+        batch = list(lines)
+        for line in batch:
+            _as_json(unstructure(line))
+        await self._serve("send_logs", {"lines": batch}, lambda: self.logs.extend(batch))
+
+    async def _serve(self, method: str, arguments: Mapping[str, Any], answer: Callable[[], T]) -> T:
+        """Do with a request what the real client's transport does."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._attempt(method, arguments, answer)
+            except APIUnavailableError as error:
+                if attempt > self._max_retries:
+                    raise
+                delay = retry_delay(attempt, error.retry_after, jitter=0, chance=0)
+            await trio.sleep(delay)
+
+    async def _attempt(self, method: str, arguments: Mapping[str, Any], answer: Callable[[], T]) -> T:
+        self.calls.append(Call(method=method, at=self.seconds(), arguments=arguments))
+        await trio.lowlevel.checkpoint()
+        latency = self.latencies.get(method, self.latency)
+        if latency:
+            await trio.sleep(latency)
+        try:
+            result = self._answer(method, answer)
+        except (
+            APIUnavailableError,
+            MalformedAnswerError,
+            NotAuthenticatedError,
+            NotPermittedError,
+            APINotFoundError,
+        ) as error:
+            self._condition.failed(str(error))
+            raise
+        except RequestRefusedError:
+            self._condition.answered()
+            raise
+        self._condition.answered()
+        return result
+
+    def _answer(self, method: str, answer: Callable[[], T]) -> T:
+        if self._outage is not None:
+            raise APIUnavailableError(self._outage)
+        if not self._faults[method]:
+            return answer()
+        fault = self._faults[method].popleft()
+        if fault.applied:
+            # A refusal gets lost like any other answer.
+            with suppress(RequestRefusedError):
+                answer()
+        raise fault.error.with_traceback(None)
+
+    def _pool(self, name: str, request: str) -> Pool:
+        if name not in self._pools:
+            raise ObjectNotFoundError(request, 404, f'Work pool "{name}" not found.')
+        return self._pools[name]
+
+    def _queues(self, pool: Pool, names: Sequence[str], request: str) -> list[Queue]:
+        for name in names:
+            if name not in pool.queues:
+                detail = f"Work pool queue '{pool.public.name}/{name}' not found."
+                raise ObjectNotFoundError(request, 404, detail)
+        return [queue for queue in pool.queues.values() if not names or queue.name in names]
+
+    def _run(self, flow_run_id: UUID, request: str) -> Run:
+        if flow_run_id not in self._runs:
+            raise ObjectNotFoundError(request, 404, "Flow run not found")
+        return self._runs[flow_run_id]
+
+
+def _check_method(method: str) -> None:
+    if method not in _METHODS:
+        raise ValueError(f"PrefectAPI has no method {method!r}; it has {', '.join(sorted(_METHODS))}")
+
+
+def _as_json(value: Any) -> Any:
+    """Fail on what could not be sent, as the real client would."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _invalid(request: str) -> RequestRefusedError:
+    return RequestRefusedError(request, 422, "Invalid request received.")
+
+
+def _check_limit(limit: int, request: str) -> None:
+    if limit < 0:
+        raise RequestRefusedError(request, 422, "Invalid limit: must be greater than or equal to 0.")
+    if limit > LARGEST_PAGE:
+        raise RequestRefusedError(
+            request, 422, f"Invalid limit: must be less than or equal to {LARGEST_PAGE}."
+        )
+
+
+def _check_template(template: Mapping[str, Any], request: str) -> None:
+    """A base job template is empty, or has its two parts and declares every variable that it uses."""
+    if not template:
+        return
+    if "job_configuration" not in template or "variables" not in template:
+        raise _invalid(request)
+    used = set(_TEMPLATE_VARIABLE.findall(json.dumps(template["job_configuration"])))
+    if not used <= set(template["variables"].get("properties", {})):
+        raise _invalid(request)
+
+
+def _is_acceptable(event: Event) -> bool:
+    if len(event.related) > _MOST_RELATED:
+        return False
+    return "prefect.resource.id" in event.resource and all(
+        "prefect.resource.id" in resource and "prefect.resource.role" in resource
+        for resource in event.related
+    )

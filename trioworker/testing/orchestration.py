@@ -1,0 +1,297 @@
+"""How a Prefect server answers a proposed state, as far as a worker can meet it.
+
+Pure functions: what is known of the run goes in, the verdict comes out. The order of the rules is the
+server's, and the first rule that has an opinion decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import attrs
+
+from trioworker.api.models import SetStateStatus, State, StateDetails, StateType
+
+# The server's default for a run that waits for a slot of its deployment's concurrency limit.
+SLOT_WAIT_SECONDS = 30
+
+_ACTIVE = frozenset({StateType.PENDING, StateType.RUNNING, StateType.CANCELLING})
+
+
+@attrs.frozen(kw_only=True)
+class DeploymentFacts:
+    """What the rules want to know of a run's deployment.
+
+    Attributes:
+        concurrency_limit: how many of its runs may be active at once; None for any number.
+        slots_taken: how many are.
+        cancel_new: whether a run that finds no slot is cancelled instead of rescheduled.
+    """
+
+    concurrency_limit: int | None = None
+    slots_taken: int = 0
+    cancel_new: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Situation:
+    """A run and what somebody proposes for it.
+
+    Attributes:
+        state: the state on record.
+        proposed: the state that is proposed.
+        now: the server's time.
+        deployment: None if it was deleted.
+        has_infrastructure: whether a worker has recorded where the run runs.
+        retry_type: the run's `empirical_policy.retry_type`.
+        retries: how often the server turns `Failed` into `AwaitingRetry`; None for never.
+        retry_delay: seconds before such a retry.
+        run_count: how often the run has been `Running`.
+    """
+
+    state: State
+    proposed: State
+    now: datetime
+    deployment: DeploymentFacts | None
+    has_infrastructure: bool = False
+    retry_type: str | None = None
+    retries: int | None = None
+    retry_delay: float = 0
+    run_count: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """The answer.
+
+    Attributes:
+        status: what the caller is told.
+        state: the state to put on record; None to leave what is there.
+        reason: why, unless the proposal was accepted.
+        delay_seconds: how long to wait, with `WAIT`.
+        retry_type: the run's `empirical_policy.retry_type` from now on.
+    """
+
+    status: SetStateStatus
+    retry_type: str | None
+    state: State | None = None
+    reason: str | None = None
+    delay_seconds: int = 0
+
+
+def decide(situation: Situation, *, force: bool = False) -> Verdict:
+    """Answer a proposed state.
+
+    Args:
+        situation: the run and the proposal.
+        force: skip every rule that Prefect lets a caller skip.
+    """
+    for rule in _FORCED_RULES if force else _RULES:
+        verdict = rule(situation)
+        if verdict is not None:
+            return verdict
+    retry_type = situation.retry_type if force else _retry_type_after(situation)
+    return Verdict(
+        status=SetStateStatus.ACCEPT, state=_with_kept_time(situation, force), retry_type=retry_type
+    )
+
+
+def takes_slot(situation: Situation, verdict: Verdict) -> bool:
+    """Whether the run now holds a slot of its deployment that it did not hold before."""
+    return (
+        verdict.state is not None
+        and verdict.state.type is StateType.PENDING
+        and situation.state.type not in _ACTIVE
+    )
+
+
+def frees_slot(situation: Situation, verdict: Verdict) -> bool:
+    """Whether the run gives its slot back; one that retries in its own process keeps it."""
+    if verdict.state is None or situation.state.type not in _ACTIVE or verdict.state.type in _ACTIVE:
+        return False
+    return not (verdict.status is SetStateStatus.REJECT and verdict.state.name == "AwaitingRetry")
+
+
+def _reject(situation: Situation, reason: str, state: State | None = None) -> Verdict:
+    return Verdict(status=SetStateStatus.REJECT, reason=reason, state=state, retry_type=situation.retry_type)
+
+
+def _abort(situation: Situation, reason: str) -> Verdict:
+    return Verdict(status=SetStateStatus.ABORT, reason=reason, retry_type=situation.retry_type)
+
+
+def _same_transition(situation: Situation) -> Verdict | None:
+    known = situation.state.state_details.transition_id
+    if known is None or known != situation.proposed.state_details.transition_id:
+        return None
+    return _reject(situation, "This run has already made this state transition.")
+
+
+def _terminal(situation: Situation) -> Verdict | None:
+    never = {StateType.CANCELLING, StateType.PAUSED, StateType.CRASHED}
+    if not situation.state.type.is_final or situation.proposed.type not in never:
+        return None
+    return _abort(situation, f"Run is already in terminal state {situation.state.type}.")
+
+
+def _cancelling(situation: Situation) -> Verdict | None:
+    if situation.state.type is not StateType.CANCELLING or situation.proposed.type is StateType.CANCELLED:
+        return None
+    return _reject(situation, "Cannot transition flows that are cancelling to a state other than Cancelled.")
+
+
+def _nothing_to_cancel(situation: Situation) -> Verdict | None:
+    if situation.proposed.type is not StateType.CANCELLING:
+        return None
+    state = situation.state
+    waiting = state.type is StateType.SCHEDULED and not situation.has_infrastructure
+    if waiting or state.name == "Resuming":
+        reason = "Scheduled flow run has no infrastructure to terminate."
+    elif state.type is StateType.PAUSED and state.name == "Suspended":
+        reason = "Suspended flow run has no infrastructure to terminate."
+    else:
+        return None
+    return _reject(situation, reason, State(type=StateType.CANCELLED, name="Cancelled"))
+
+
+def _second_claim(situation: Situation) -> Verdict | None:
+    state, proposed = situation.state, situation.proposed
+    if proposed.type is not StateType.PENDING:
+        return None
+    if state.type is StateType.PENDING and proposed.name not in {state.name, "Pending"}:
+        return None
+    if state.type not in {*_ACTIVE, StateType.CANCELLED}:
+        return None
+    return _abort(situation, f"This run is in a {state.type} state and cannot transition to a PENDING state.")
+
+
+def _concurrency_limit(situation: Situation) -> Verdict | None:
+    if situation.proposed.type is not StateType.PENDING or situation.state.type in _ACTIVE:
+        return None
+    deployment = situation.deployment
+    if deployment is None:
+        return _abort(situation, "Deployment not found.")
+    limit = deployment.concurrency_limit
+    if limit == 0:
+        return _abort(
+            situation,
+            "The deployment concurrency limit is 0. The flow will deadlock if submitted again.",
+        )
+    if limit is None or deployment.slots_taken < limit:
+        return None
+    reason = "Deployment concurrency limit reached."
+    if deployment.cancel_new:
+        return _reject(situation, reason, State(type=StateType.CANCELLED, name="Cancelled", message=reason))
+    later = situation.now + timedelta(seconds=SLOT_WAIT_SECONDS)
+    waiting = State(
+        type=StateType.SCHEDULED,
+        name="AwaitingConcurrencySlot",
+        state_details=StateDetails(scheduled_time=later),
+    )
+    return _reject(situation, reason, waiting)
+
+
+def _late(situation: Situation) -> Verdict | None:
+    if situation.proposed.type is not StateType.SCHEDULED or situation.proposed.name != "Late":
+        return None
+    if situation.state.type is not StateType.SCHEDULED:
+        return _reject(situation, "Only scheduled flows can be marked late.")
+    if situation.state.name == "Late":
+        return _reject(situation, "This flow run is already marked late.")
+    return None
+
+
+def _pause(situation: Situation) -> Verdict | None:
+    if situation.proposed.type is not StateType.PAUSED or situation.state.type is StateType.RUNNING:
+        return None
+    verb = "suspend" if situation.proposed.name == "Suspended" else "pause"
+    return _reject(situation, f"Cannot {verb} flows that are not currently running.")
+
+
+def _resume(situation: Situation) -> Verdict | None:
+    if situation.state.type is not StateType.PAUSED or situation.proposed.type is not StateType.PENDING:
+        return None
+    # The server shows its enumeration's names here.
+    reason = "This run cannot transition to the StateType.PENDING state from the StateType.PAUSED state."
+    return _reject(situation, reason)
+
+
+def _too_early(situation: Situation) -> Verdict | None:
+    starting = {StateType.SCHEDULED, StateType.PENDING}
+    if situation.proposed.type is not StateType.RUNNING or situation.state.type not in starting:
+        return None
+    scheduled_time = situation.state.state_details.scheduled_time
+    if scheduled_time is None:
+        return None
+    delay = scheduled_time - situation.now
+    seconds = math.floor(delay.total_seconds()) + round(delay.microseconds / 1e6)
+    if seconds <= 0:
+        return None
+    return Verdict(
+        status=SetStateStatus.WAIT,
+        reason="Scheduled time is in the future",
+        delay_seconds=seconds,
+        retry_type=situation.retry_type,
+    )
+
+
+def _retry(situation: Situation) -> Verdict | None:
+    if situation.state.type is not StateType.RUNNING or situation.proposed.type is not StateType.FAILED:
+        return None
+    if situation.retries is None or situation.run_count > situation.retries:
+        return None
+    waiting = State(
+        type=StateType.SCHEDULED,
+        name="AwaitingRetry",
+        message=situation.proposed.message,
+        state_details=StateDetails(scheduled_time=situation.now + timedelta(seconds=situation.retry_delay)),
+    )
+    return Verdict(status=SetStateStatus.REJECT, reason="Retrying", state=waiting, retry_type="in_process")
+
+
+_RULES: tuple[Callable[[Situation], Verdict | None], ...] = (
+    _same_transition,
+    _terminal,
+    _cancelling,
+    _nothing_to_cancel,
+    _second_claim,
+    _concurrency_limit,
+    _late,
+    _pause,
+    _resume,
+    _too_early,
+    _retry,
+)
+_FORCED_RULES = (_nothing_to_cancel,)
+
+
+def _retry_type_after(situation: Situation) -> str | None:
+    if situation.state.type.is_final and not situation.proposed.type.is_final:
+        return "reschedule" if situation.proposed.type is StateType.SCHEDULED else None
+    if situation.state.type is StateType.RUNNING and situation.proposed.type is StateType.FAILED:
+        return None
+    return situation.retry_type
+
+
+def _with_kept_time(situation: Situation, force: bool) -> State:
+    """A claimed run keeps its scheduled time, and so do the finer states of a pending one."""
+    state, proposed = situation.state, situation.proposed
+    if force or proposed.type is not StateType.PENDING:
+        return proposed
+    claim = state.type is StateType.SCHEDULED and proposed.state_details.scheduled_time is None
+    if not claim and state.type is not StateType.PENDING:
+        return proposed
+    return _with_time(proposed, state.state_details.scheduled_time)
+
+
+def _with_time(state: State, scheduled_time: datetime | None) -> State:
+    return attrs.evolve(state, state_details=attrs.evolve(state.state_details, scheduled_time=scheduled_time))
+
+
+def recorded(state: State, *, now: datetime) -> State:
+    """What the server makes of a state that it is sent: one that is scheduled for no time is so for now."""
+    if state.type is StateType.SCHEDULED and state.state_details.scheduled_time is None:
+        return _with_time(state, now)
+    return state
