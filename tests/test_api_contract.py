@@ -29,6 +29,8 @@ from trioworker.api.models import (
     StateType,
 )
 from trioworker.api.transport import TransportConfig
+from trioworker.claim import Revived, judge_claim
+from trioworker.conclusion import restored
 from trioworker.testing import FakePrefectAPI
 
 TEMPLATE = {
@@ -666,6 +668,38 @@ async def test_run_that_ends_before_it_ran_has_a_start_time(world: World) -> Non
     run_id = await world.scheduled()
     await world.propose(run_id, "Crashed")
     assert (await world.api.read_flow_run(run_id)).start_time is not None
+
+
+async def test_states_are_told_in_order_each_with_its_transition_id(world: World) -> None:
+    run_id = await world.scheduled()
+    claim = ProposedState(type=StateType.PENDING, name="Pending")
+    await world.api.set_flow_run_state(run_id, claim)
+    await world.other.set_state(run_id, "Running")
+    await world.other.set_state(run_id, "Completed")
+    states = await world.api.read_flow_run_states(run_id)
+    assert [state.name for state in states] == ["Scheduled", "Pending", "Running", "Completed"]
+    assert states[1].state_details.transition_id == claim.transition_id
+
+
+async def test_deleted_flow_run_has_no_states(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.other.delete_flow_run(run_id)
+    assert await world.api.read_flow_run_states(run_id) == []
+
+
+async def test_end_of_a_run_that_a_late_claim_has_revived_can_be_put_back(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.propose(run_id, "Pending")
+    await world.other.set_state(run_id, "Running")
+    await world.other.set_state(run_id, "Completed")
+    claim = ProposedState(type=StateType.PENDING, name="Pending")
+    assert (await world.api.set_flow_run_state(run_id, claim)).status is SetStateStatus.ACCEPT
+    verdict = judge_claim(await world.api.read_flow_run_states(run_id), claim.transition_id)
+    assert isinstance(verdict, Revived)
+    await world.api.set_flow_run_state(run_id, restored(verdict.ended_as), force=True)
+    state = (await world.api.read_flow_run(run_id)).state
+    assert state is not None
+    assert (state.type, state.name) == (StateType.COMPLETED, "Completed")
 
 
 async def test_deleted_flow_run_is_not_found(world: World) -> None:

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from trioworker.api.client import PrefectAPI
-from trioworker.api.condition import Condition, ConditionChange
+from trioworker.api.condition import OUTAGE_AFTER, Condition, ConditionChange
 from trioworker.api.errors import (
     APIError,
     APIUnavailableError,
@@ -152,6 +152,7 @@ async def test_every_method_is_a_checkpoint() -> None:
         lambda: due(fake, fake.now()),
         lambda: fake.find_cancelling_flow_runs("pool", queue_names=[]),
         lambda: fake.read_flow_run(run.id),
+        lambda: fake.read_flow_run_states(run.id),
         lambda: fake.set_flow_run_state(run.id, claim()),
         lambda: fake.set_infrastructure_pid(run.id, "1"),
         lambda: fake.read_deployment(run.deployment_id or run.id),
@@ -229,14 +230,19 @@ async def test_errors_come_in_order_and_then_it_works() -> None:
 
 
 @pytest.mark.parametrize("method", ["fail", "malform_answer"])
-async def test_api_that_does_not_know_us_or_makes_no_sense_is_lost(method: str) -> None:
+async def test_api_that_does_not_know_us_or_makes_no_sense_is_lost(
+    autojump_clock: trio.testing.MockClock, method: str
+) -> None:
     fake = FakePrefectAPI()
-    if method == "fail":
-        fake.fail("read_flow", NotAuthenticatedError("GET /flows", 401, "who?"))
-    else:
-        fake.malform_answer("read_flow")
-    with pytest.raises(APIError):
-        await fake.read_flow(fake_with_run(fake).flow_id)
+    flow_id = fake_with_run(fake).flow_id
+    for _ in range(2):
+        if method == "fail":
+            fake.fail("read_flow", NotAuthenticatedError("GET /flows", 401, "who?"))
+        else:
+            fake.malform_answer("read_flow")
+        with pytest.raises(APIError):
+            await fake.read_flow(flow_id)
+        await trio.sleep(OUTAGE_AFTER)
     assert not fake.condition.reachable
 
 

@@ -695,10 +695,24 @@ async def test_one_slow_request_tells_of_the_outage_while_it_is_repeated(
     ],
     ids=["422", "409", "404 object", "401", "403", "404 path", "503", "HTML", "no connection"],
 )
-async def test_what_counts_as_an_answer(answer: Answer, counts_as_answer: bool) -> None:
+async def test_what_counts_as_an_answer(
+    autojump_clock: trio.testing.MockClock, answer: Answer, counts_as_answer: bool
+) -> None:
     condition = Condition()
     await failure(Script([answer]), condition=condition, max_retries=0)
+    await trio.sleep(OUTAGE_AFTER)
+    await failure(Script([answer]), condition=condition, max_retries=0)
     assert condition.reachable is counts_as_answer
+
+
+@pytest.mark.parametrize("answer", [refusal(401), refusal(403), refusal(404, "Not Found")])
+async def test_refusal_by_an_api_that_has_never_answered_is_not_announced_as_an_outage(
+    autojump_clock: trio.testing.MockClock, answer: Answer
+) -> None:
+    """It is first of all a mistake in the configuration, which others speak of."""
+    watch = Watch()
+    await failure(Script([answer]), condition=Condition(watch), max_retries=0)
+    assert watch.changes == []
 
 
 async def test_api_that_sends_other_json_than_prefect_is_lost(

@@ -22,6 +22,7 @@ from trioworker.api.models import (
     LogLine,
     OrchestrationResult,
     ProposedState,
+    State,
     WorkPool,
     WorkQueue,
 )
@@ -87,6 +88,10 @@ class PrefectAPI(Protocol):
 
     async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
         """Read a flow run; `ObjectNotFoundError` if it was deleted."""
+        ...
+
+    async def read_flow_run_states(self, flow_run_id: UUID) -> list[State]:
+        """Read all states that a run has been in, oldest first; none if it was deleted."""
         ...
 
     async def set_flow_run_state(
@@ -200,6 +205,10 @@ class PrefectClient:
         """See `PrefectAPI.read_flow_run`."""
         return await self._read(FlowRun, "GET", f"flow_runs/{flow_run_id}")
 
+    async def read_flow_run_states(self, flow_run_id: UUID) -> list[State]:
+        """See `PrefectAPI.read_flow_run_states`."""
+        return await self._read(list[State], "GET", f"flow_run_states/?flow_run_id={flow_run_id}")
+
     async def set_flow_run_state(
         self, flow_run_id: UUID, state: ProposedState, *, force: bool = False
     ) -> OrchestrationResult:
@@ -212,6 +221,7 @@ class PrefectClient:
                 "type": state.type.value,
                 "name": state.name,
                 "message": state.message,
+                "data": state.data,
                 "state_details": details,
             },
             "force": force,

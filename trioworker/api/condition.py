@@ -64,15 +64,23 @@ class Condition:
             away = trio.current_time() - failing_since if failing_since is not None else 0
             self._on_change(ConditionChange(reachable=True, seconds=away))
 
-    def failed(self, reason: str, *, retry_after: float | None = None) -> None:
-        """Take note of a request that got none, and of how many seconds the API asked to be left alone."""
+    def failed(self, reason: str, *, retry_after: float | None = None, refused: bool = False) -> None:
+        """Take note of a request that got no proper answer.
+
+        Args:
+            reason: why, in a few words.
+            retry_after: for how many seconds the API asked to be left alone.
+            refused: whether there was an answer that turned us away. From an API that has never answered
+                otherwise this is first of all a mistake in the configuration, which is not announced here.
+        """
         now = trio.current_time()
         if retry_after is not None:
             self._back_off_until = max(self._back_off_until, now + retry_after)
         if self._failing_since is None:
             self._failing_since = now
         lasting = now - self._failing_since >= OUTAGE_AFTER
-        if not self._lost.is_set() and (lasting or not self._ever_answered):
+        never_there = not self._ever_answered and not refused
+        if not self._lost.is_set() and (lasting or never_there):
             self._lost.set()
             self._back = trio.Event()
             self._on_change(ConditionChange(reachable=False, reason=reason))

@@ -52,6 +52,7 @@ class State:
     type: StateType
     name: str | None = None
     message: str | None = None
+    data: Any = None
     state_details: StateDetails = attrs.field(factory=StateDetails)
 
     @property
@@ -71,6 +72,7 @@ class ProposedState:
     type: StateType
     name: str
     message: str | None = None
+    data: Any = None
     scheduled_time: datetime | None = None
     transition_id: UUID = attrs.field(factory=uuid4)
 

@@ -160,7 +160,7 @@ class Transport:
             raise
         except APIError as error:
             if is_outage(error):
-                self._condition.failed(str(error))
+                self._condition.failed(str(error), refused=isinstance(error, RequestRefusedError))
             else:
                 self._condition.answered()
             raise

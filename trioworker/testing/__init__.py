@@ -3,5 +3,15 @@
 from __future__ import annotations
 
 from trioworker.testing.fake_api import Call, FakePrefectAPI, Heartbeat
+from trioworker.testing.fake_infrastructure import Execution, FakeInfrastructure, FakeJob, Kill, Script
 
-__all__ = ["Call", "FakePrefectAPI", "Heartbeat"]
+__all__ = [
+    "Call",
+    "Execution",
+    "FakeInfrastructure",
+    "FakeJob",
+    "FakePrefectAPI",
+    "Heartbeat",
+    "Kill",
+    "Script",
+]

@@ -314,6 +314,15 @@ class FakePrefectAPI(FakeServer):
 
         return await self._serve("read_flow_run", {"flow_run_id": flow_run_id}, answer)
 
+    async def read_flow_run_states(self, flow_run_id: UUID) -> list[State]:
+        """See `PrefectAPI.read_flow_run_states`."""
+
+        def answer() -> list[State]:
+            run = self._runs.get(flow_run_id)
+            return [] if run is None else list(run.states)
+
+        return await self._serve("read_flow_run_states", {"flow_run_id": flow_run_id}, answer)
+
     async def set_flow_run_state(
         self, flow_run_id: UUID, state: ProposedState, *, force: bool = False
     ) -> OrchestrationResult:
@@ -323,6 +332,7 @@ class FakePrefectAPI(FakeServer):
             type=state.type,
             name=state.name,
             message=state.message,
+            data=state.data,
             state_details=StateDetails(
                 scheduled_time=state.scheduled_time, transition_id=state.transition_id
             ),
@@ -417,7 +427,11 @@ class FakePrefectAPI(FakeServer):
             NotPermittedError,
             APINotFoundError,
         ) as error:
-            self._condition.failed(str(error))
+            self._condition.failed(
+                str(error),
+                retry_after=getattr(error, "retry_after", None),
+                refused=isinstance(error, RequestRefusedError),
+            )
             raise
         except RequestRefusedError:
             self._condition.answered()

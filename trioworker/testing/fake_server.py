@@ -92,6 +92,7 @@ class Run:
     run_count: int = 0
     holds_slot: bool = False
     history: list[tuple[str, float]] = attrs.field(factory=list)
+    states: list[State] = attrs.field(factory=list)
 
     @property
     def waits_for_worker(self) -> bool:
@@ -402,6 +403,7 @@ class FakeServer:
 
     def _note(self, run: Run) -> None:
         run.history.append((run.state.label, self.seconds()))
+        run.states.append(run.state)
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 

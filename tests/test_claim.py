@@ -1,0 +1,96 @@
+"""Whether a claim that the server has accepted may be acted upon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+import trio
+import trio.testing
+from support import World
+
+from trioworker.api.models import State, StateDetails, StateType
+from trioworker.claim import Cancelling, Granted, Lost, Revived, judge_claim
+
+Clock = trio.testing.MockClock
+
+OURS, THEIRS = uuid4(), uuid4()
+
+
+def state(state_type: StateType, transition_id: UUID | None = None) -> State:
+    return State(type=state_type, state_details=StateDetails(transition_id=transition_id))
+
+
+SCHEDULED = state(StateType.SCHEDULED)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_first_claim_after_scheduling_is_granted() -> None:
+    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS)], OURS) == Granted()
+
+
+def test_claim_of_a_run_that_is_to_be_cancelled_is_good_for_that() -> None:
+    history = [SCHEDULED, state(StateType.PENDING, OURS), state(StateType.CANCELLING)]
+    assert judge_claim(history, OURS) == Cancelling()
+
+
+@pytest.mark.parametrize(
+    "decided", [StateType.CANCELLED, StateType.CRASHED, StateType.SCHEDULED, StateType.RUNNING]
+)
+def test_claim_that_others_have_decided_over_is_lost(decided: StateType) -> None:
+    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS), state(decided)], OURS) == Lost()
+
+
+def test_run_that_was_revived_and_has_ended_again_is_left_alone() -> None:
+    ended = state(StateType.COMPLETED)
+    assert judge_claim([SCHEDULED, ended, state(StateType.PENDING, OURS), ended], OURS) == Lost()
+
+
+def test_of_two_claims_the_first_is_granted_though_the_second_was_accepted() -> None:
+    history = [SCHEDULED, state(StateType.PENDING, OURS), state(StateType.PENDING, THEIRS)]
+    assert judge_claim(history, OURS) == Granted()
+    assert judge_claim(history, THEIRS) == Lost()
+
+
+def test_second_claim_is_the_others() -> None:
+    history = [SCHEDULED, state(StateType.PENDING, THEIRS), state(StateType.PENDING, OURS)]
+    assert judge_claim(history, OURS) == Lost()
+    assert judge_claim(history, THEIRS) == Granted()
+
+
+def test_claim_of_a_run_that_somebody_runs_is_the_others() -> None:
+    history = [SCHEDULED, state(StateType.RUNNING), state(StateType.PENDING, OURS)]
+    assert judge_claim(history, OURS) == Lost()
+
+
+@pytest.mark.parametrize(
+    "final", [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
+)
+def test_claim_of_a_run_that_has_ended_revives_it(final: StateType) -> None:
+    ended = state(final)
+    assert judge_claim([SCHEDULED, ended, state(StateType.PENDING, OURS)], OURS) == Revived(ended)
+
+
+def test_claim_that_left_no_trace_is_not_acted_upon() -> None:
+    assert judge_claim([SCHEDULED], OURS) == Lost()
+    assert judge_claim([], OURS) == Lost()
+
+
+async def test_run_that_ended_between_poll_and_claim_is_put_back_to_its_end(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    world.api.latencies["set_flow_run_state"] = 1
+    async with world.working() as worker:
+        await trio.sleep(0.5)
+        world.api.set_state(run.id, "Running")
+        world.api.set_state(run.id, "Completed")
+        await trio.sleep(5)
+        assert worker.runs_in_hand == 0
+    assert world.states(run)[-1] == "Completed"
+    assert world.infrastructure.executions == []

@@ -1,0 +1,419 @@
+"""Flow runs as real processes. What a test waits for, the processes tell by files or by ending."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import trio
+from support import URL, settings
+
+from trioworker.errors import ConfigurationError
+from trioworker.infrastructure.process import DEFAULT_BASE_JOB_TEMPLATE, ProcessInfrastructure, ProcessJob
+from trioworker.infrastructure.protocol import (
+    Assignment,
+    Gone,
+    Infrastructure,
+    InfrastructureError,
+    Outcome,
+    Running,
+)
+from trioworker.job_template import render
+
+pytestmark = pytest.mark.process
+
+RUN_ID = uuid4()
+
+SAY = """
+import json, os, sys
+with open(sys.argv[1], "w") as file:
+    json.dump({"cwd": os.getcwd(), "env": dict(os.environ), "arguments": sys.argv[2:]}, file)
+"""
+
+# Starts a child that ignores SIGTERM, as it does itself if told; both hold the named pipe open for writing.
+FAMILY = """
+import os, signal, subprocess, sys, time
+child = '''
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pipe = os.open(sys.argv[1], os.O_WRONLY)
+os.write(pipe, b"r")
+time.sleep(600)
+'''
+if sys.argv[2] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", child, sys.argv[1]])
+time.sleep(600)
+"""
+
+
+def infrastructure(
+    directory: Path, values: Mapping[str, str] | None = None, *, kill_grace: float = 0.2
+) -> ProcessInfrastructure:
+    # The processes are Python's, which must be found.
+    path = {"PATH": os.environ["PATH"]}
+    return ProcessInfrastructure(settings({**path, **(values or {})}, directory), kill_grace)
+
+
+def assignment(configuration: Mapping[str, Any], **environment: str) -> Assignment:
+    return Assignment(
+        flow_run_id=RUN_ID, flow_run_name="red-fox", configuration=configuration, environment=environment
+    )
+
+
+def python(program: str, *arguments: str | Path) -> str:
+    """A command that runs a program in Python."""
+    return shlex.join([sys.executable, "-c", program, *map(str, arguments)])
+
+
+async def executed(
+    where: ProcessInfrastructure, configuration: Mapping[str, Any], **environment: str
+) -> Outcome:
+    with trio.fail_after(30):
+        return await where.run(where.prepare(assignment(configuration, **environment)))
+
+
+def directories(inside: Path) -> list[Path]:
+    """The temporary directories of runs."""
+    return list(inside.glob("*prefect"))
+
+
+class Family:
+    """A running process with a child, and the pipe that both hold open."""
+
+    def __init__(self, directory: Path, *, parent: str = "obedient") -> None:
+        self.pipe = directory / "pipe"
+        os.mkfifo(self.pipe)
+        self._reader = os.open(self.pipe, os.O_RDONLY | os.O_NONBLOCK)
+        self.configuration = {"command": python(FAMILY, self.pipe, parent)}
+
+    async def ready(self) -> None:
+        """Returns when the child ignores SIGTERM."""
+        with trio.fail_after(30):
+            await trio.lowlevel.wait_readable(self._reader)
+        assert os.read(self._reader, 1) == b"r"
+
+    def is_gone(self) -> bool:
+        """Whether nobody holds the pipe any more."""
+        try:
+            return os.read(self._reader, 1) == b""
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        os.close(self._reader)
+
+
+# prepare
+
+
+def test_it_is_an_infrastructure(tmp_path: Path) -> None:
+    where: Infrastructure[ProcessJob] = infrastructure(tmp_path)
+    assert where.type == "process"
+
+
+def test_default_template_without_variables_runs_prefects_engine(tmp_path: Path) -> None:
+    where = infrastructure(tmp_path)
+    configuration = render(where.default_base_job_template, {}, environment={})
+    job = where.prepare(assignment(configuration))
+    assert job.command == (sys.executable, "-m", "prefect.engine")
+    assert job.working_directory is None
+    assert job.stream_output is True
+
+
+def test_default_template_has_the_fields_of_prefects() -> None:
+    variables = DEFAULT_BASE_JOB_TEMPLATE["variables"]["properties"]
+    fields = {"command", "env", "labels", "name", "stream_output", "working_dir"}
+    assert set(variables) == set(DEFAULT_BASE_JOB_TEMPLATE["job_configuration"]) == fields
+
+
+def test_every_field_is_heeded(tmp_path: Path) -> None:
+    job = infrastructure(tmp_path).prepare(
+        assignment(
+            {
+                "command": "run 'this thing' --now",
+                "working_dir": str(tmp_path),
+                "stream_output": False,
+                "env": {"A": "1"},
+                "labels": {"any": "thing"},
+                "name": "any name",
+            }
+        )
+    )
+    assert job.command == ("run", "this thing", "--now")
+    assert job.working_directory == tmp_path
+    assert job.stream_output is False
+    assert job.environment["A"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [(True, True), ("true", True), ("On", True), (1, True), (False, False), ("no", False), (None, True)],
+)
+def test_stream_output_is_read_as_people_write_it(tmp_path: Path, value: object, meant: bool) -> None:
+    assert infrastructure(tmp_path).prepare(assignment({"stream_output": value})).stream_output is meant
+
+
+@pytest.mark.parametrize(
+    ("configuration", "message"),
+    [
+        ({"command": ["a", "b"]}, "command must be text, not"),
+        ({"command": "say 'it"}, 'command "say \'it": No closing quotation'),
+        ({"command": "   "}, "command is blank"),
+        ({"working_dir": 7}, "working_dir must be text, not 7"),
+        ({"working_dir": "here"}, "working_dir must be an absolute path, not 'here'"),
+        ({"working_dir": "~nobody-of-this-name/x"}, "working_dir"),
+        ({"stream_output": "perhaps"}, "stream_output must be true or false, not 'perhaps'"),
+        ({"env": ["A=1"]}, "env must be a mapping"),
+    ],
+)
+def test_wrong_configuration_is_refused_by_the_name_of_the_field(
+    tmp_path: Path, configuration: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InfrastructureError, match=message):
+        infrastructure(tmp_path).prepare(assignment(configuration))
+
+
+def test_interpreter_may_be_set(tmp_path: Path) -> None:
+    where = infrastructure(tmp_path, {"TRIOWORKER_PYTHON": "/bin/sh"})
+    assert where.prepare(assignment({})).command[0] == "/bin/sh"
+
+
+def test_interpreter_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="TRIOWORKER_PYTHON is '/no/such/python'"):
+        infrastructure(tmp_path, {"TRIOWORKER_PYTHON": "/no/such/python"})
+
+
+# The environment
+
+
+def test_environment_is_the_workers_then_the_settings_then_the_runs_then_the_jobs(tmp_path: Path) -> None:
+    where = infrastructure(tmp_path, {"KEPT": "of worker", "OVER": "of worker", "PREFECT_API_KEY": "key"})
+    job = where.prepare(
+        assignment({"env": {"OVER": "of job", "WORKER_SAYS": "of job"}}, WORKER_SAYS="of run", RUN="of run")
+    )
+    assert job.environment["KEPT"] == "of worker"
+    assert job.environment["OVER"] == "of job"
+    assert job.environment["RUN"] == "of run"
+    assert job.environment["WORKER_SAYS"] == "of job"
+    assert job.environment["PREFECT_API_URL"] == URL
+    assert job.environment["PREFECT_API_KEY"] == "key"
+
+
+def test_null_in_env_sets_nothing_and_takes_nothing_away(tmp_path: Path) -> None:
+    where = infrastructure(tmp_path, {"KEPT": "of worker"})
+    environment = where.prepare(assignment({"env": {"KEPT": None, "NEW": None}})).environment
+    assert environment["KEPT"] == "of worker"
+    assert "NEW" not in environment
+
+
+def test_values_in_env_become_text(tmp_path: Path) -> None:
+    environment = infrastructure(tmp_path).prepare(assignment({"env": {"N": 7}})).environment
+    assert environment["N"] == "7"
+
+
+def test_environment_is_that_of_the_settings_not_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONLY_HERE", "1")
+    assert "ONLY_HERE" not in infrastructure(tmp_path).prepare(assignment({})).environment
+
+
+def test_environment_does_not_show(tmp_path: Path) -> None:
+    job = infrastructure(tmp_path, {"PREFECT_API_KEY": "hush"}).prepare(assignment({}))
+    assert "hush" not in repr(job)
+
+
+# run
+
+
+async def test_process_gets_its_command_environment_and_directory(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    configuration = {
+        "command": python(SAY, said, "an argument"),
+        "working_dir": str(tmp_path),
+        "env": {"A": "1"},
+    }
+    outcome = await executed(infrastructure(tmp_path), configuration, PREFECT__FLOW_RUN_ID=str(RUN_ID))
+    assert outcome.status_code == 0
+    facts = json.loads(said.read_text())
+    assert facts["cwd"] == str(tmp_path)
+    assert facts["arguments"] == ["an argument"]
+    assert facts["env"]["A"] == "1"
+    assert facts["env"]["PREFECT__FLOW_RUN_ID"] == str(RUN_ID)
+
+
+async def test_directory_of_its_own_is_made_and_removed(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    await executed(infrastructure(tmp_path), {"command": python(SAY, said)})
+    directory = trio.Path(json.loads(said.read_text())["cwd"])
+    assert directory != await trio.Path.cwd()
+    assert directory.name.endswith("prefect")
+    assert not await directory.exists()
+
+
+async def test_directory_that_was_asked_for_is_kept(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    configuration = {"command": python("open('made', 'w').close()"), "working_dir": str(kept)}
+    await executed(infrastructure(tmp_path), configuration)
+    assert (kept / "made").exists()
+
+
+@pytest.mark.parametrize(("stream_output", "expected"), [(True, "out\nerr\n"), (False, "")])
+async def test_output_is_the_workers_own_or_nowhere(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], stream_output: bool, expected: str
+) -> None:
+    program = "import sys; print('out', flush=True); print('err', file=sys.stderr, flush=True)"
+    configuration = {"command": python(program), "stream_output": stream_output}
+    await executed(infrastructure(tmp_path), configuration)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == expected
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "message"),
+    [
+        ("pass", 0, "status code: 0. It ended as if all were well"),
+        ("raise SystemExit(7)", 7, "status code: 7."),
+        ("import os; os.kill(os.getpid(), 9)", -9, "status code: -9 (SIGKILL). SIGKILL often means"),
+    ],
+)
+async def test_outcome_says_how_it_ended(tmp_path: Path, program: str, status: int, message: str) -> None:
+    outcome = await executed(infrastructure(tmp_path), {"command": python(program)})
+    assert outcome.status_code == status
+    assert message in outcome.message
+
+
+async def test_command_that_is_missing_is_named_with_the_path(tmp_path: Path) -> None:
+    with pytest.raises(
+        InfrastructureError, match="command 'no-such-program' was not found; the run's PATH is"
+    ):
+        await executed(infrastructure(tmp_path), {"command": "no-such-program"})
+
+
+async def test_command_that_may_not_be_executed_is_named(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    with pytest.raises(InfrastructureError, match="may not be executed: check its permissions"):
+        await executed(infrastructure(tmp_path), {"command": str(program)})
+
+
+async def test_command_that_is_no_program_is_named(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"\0\0\0\0")
+    program.chmod(0o700)
+    with pytest.raises(InfrastructureError, match="could not be started"):
+        await executed(infrastructure(tmp_path), {"command": str(program)})
+
+
+async def test_directory_that_is_missing_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    configuration = {"command": python("pass"), "working_dir": str(missing)}
+    with pytest.raises(InfrastructureError, match=f"working directory '{missing}' does not exist"):
+        await executed(infrastructure(tmp_path), configuration)
+
+
+async def test_run_that_cannot_be_started_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(InfrastructureError):
+        await executed(infrastructure(tmp_path), {"command": "no-such-program"})
+    assert directories(tmp_path) == []
+
+
+# Ending it early
+
+
+async def test_kill_ends_a_stubborn_child_too(tmp_path: Path) -> None:
+    where, family = infrastructure(tmp_path), Family(tmp_path)
+    outcomes: list[Outcome] = []
+
+    async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128
+        outcomes.append(
+            await where.run(where.prepare(assignment(family.configuration)), task_status=task_status)
+        )
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            identifier = await nursery.start(run)
+            await family.ready()
+            assert isinstance(await where.find(identifier), Running)
+            await where.kill(identifier, 0.2)
+            assert family.is_gone()
+    assert outcomes[0].status_code == -15
+    assert isinstance(await where.find(identifier), Gone)
+    family.close()
+
+
+async def test_kill_of_what_is_not_there_is_harmless(tmp_path: Path) -> None:
+    where = infrastructure(tmp_path)
+    await where.kill("1", 5)
+    assert isinstance(await where.find("1"), Gone)
+
+
+@pytest.mark.parametrize("parent", ["obedient", "stubborn"])
+async def test_cancelled_run_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parent: str
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    where, family = infrastructure(tmp_path), Family(tmp_path, parent=parent)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            identifier = await nursery.start(where.run, where.prepare(assignment(family.configuration)))
+            await family.ready()
+            assert len(directories(tmp_path)) == 1
+            nursery.cancel_scope.cancel()
+    assert family.is_gone()
+    assert directories(tmp_path) == []
+    assert isinstance(await where.find(identifier), Gone)
+    family.close()
+
+
+async def test_kill_now_waits_for_nothing(tmp_path: Path) -> None:
+    where, family = infrastructure(tmp_path, kill_grace=600), Family(tmp_path, parent="stubborn")
+    outcomes: list[Outcome] = []
+
+    async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128
+        outcomes.append(
+            await where.run(where.prepare(assignment(family.configuration)), task_status=task_status)
+        )
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run)
+            await family.ready()
+            where.kill_now()
+    assert outcomes[0].status_code == -9
+    family.close()
+
+
+async def test_kill_now_cuts_the_grace_of_a_cancelled_run_short(tmp_path: Path) -> None:
+    where, family = infrastructure(tmp_path, kill_grace=600), Family(tmp_path, parent="stubborn")
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(where.run, where.prepare(assignment(family.configuration)))
+            await family.ready()
+            nursery.cancel_scope.cancel()
+            where.kill_now()
+    assert family.is_gone()
+    family.close()
+
+
+async def test_runs_do_not_know_of_each_other(tmp_path: Path) -> None:
+    where = infrastructure(tmp_path)
+    said = [tmp_path / str(number) for number in range(4)]
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for file in said:
+                job = where.prepare(assignment({"command": python(SAY, file)}))
+                nursery.start_soon(where.run, job)
+    assert len({json.loads(file.read_text())["cwd"] for file in said}) == 4

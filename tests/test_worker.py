@@ -1,0 +1,750 @@
+"""A whole worker on a fake API and fake infrastructure, in virtual time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from support import FOREVER, POOL, World, settle
+
+from trioworker import (
+    ConfigurationError,
+    GaveUpError,
+    Surroundings,
+    Worker,
+    WorkerRefusedError,
+    open_worker,
+)
+from trioworker.api.errors import (
+    APINotFoundError,
+    APIUnavailableError,
+    NotAuthenticatedError,
+    NotPermittedError,
+    RequestRefusedError,
+)
+from trioworker.api.models import FlowRun
+from trioworker.testing import Script
+
+Clock = trio.testing.MockClock
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+# Start
+
+
+async def test_worker_runs_what_is_scheduled(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=3))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Completed")
+    assert world.api.history(run.id) == [("Scheduled", 0), ("Pending", 0), ("Running", 0), ("Completed", 3)]
+
+
+async def test_start_waits_until_the_pool_was_read(autojump_clock: Clock, world: World) -> None:
+    world.api.latency = 2
+    async with world.working() as worker:
+        # One look to discover its type, one at its queues, one with the first heartbeat.
+        assert world.now == 6
+        assert worker.ready
+
+
+async def test_worker_is_not_ready_before_it_polls(autojump_clock: Clock, world: World) -> None:
+    world.api.latency = 2
+    worker = world.worker()
+    assert not worker.ready
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run)
+        await trio.sleep(5)
+        assert not worker.ready
+        worker.shutdown()
+
+
+async def test_start_waits_for_an_api_that_is_away(autojump_clock: Clock, world: World) -> None:
+    world.api.start_outage()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_outage_at, world, 10)
+        async with world.working():
+            assert world.now >= 10
+            assert world.now <= 20
+
+
+async def end_outage_at(world: World, seconds: float) -> None:
+    await trio.sleep(seconds - world.now)
+    world.api.end_outage()
+
+
+async def test_shutdown_ends_a_start_that_waits_for_the_api(autojump_clock: Clock, world: World) -> None:
+    world.api.start_outage()
+    worker = world.worker()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run)
+        await trio.sleep(100)
+        worker.shutdown()
+    assert world.now == 100
+    assert not worker.ready
+    assert not worker.cut_off
+    assert world.api.events == []
+
+
+async def test_shutdown_during_the_start_counts_as_started(autojump_clock: Clock, world: World) -> None:
+    world.api.start_outage()
+    worker = world.worker()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shut_down_at, worker, 10)
+        await nursery.start(worker.run)
+        assert world.now == 10
+
+
+async def shut_down_at(worker: Worker, at: float) -> None:
+    await trio.sleep_until(at + trio.current_time())
+    worker.shutdown()
+
+
+async def test_worker_that_is_shut_down_before_it_runs_does_nothing(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    worker = world.worker()
+    worker.shutdown()
+    await worker.run()
+    assert world.states(run) == ["Scheduled"]
+    assert world.now == 0
+
+
+async def test_pool_that_does_not_exist_is_created(autojump_clock: Clock, world: World) -> None:
+    async with world.working(pool="new"):
+        pool = world.api.work_pool("new")
+    assert pool.type == "process"
+    assert pool.base_job_template == world.infrastructure.default_base_job_template
+    assert "Work pool 'new' created." in world.messages
+
+
+async def test_worker_waits_for_a_pool_that_it_may_not_create(autojump_clock: Clock, world: World) -> None:
+    world.api.delete_work_pool(POOL)
+    worker = world.worker(create_pool_if_not_found=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run)
+        await trio.sleep(70)
+        before = worker.ready
+        world.api.add_work_pool(POOL)
+        await trio.sleep(30)
+        after = worker.ready
+        worker.shutdown()
+    assert (before, after) == (False, True)
+    complaints = [message for message in world.messages if "not found" in message]
+    assert len(complaints) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (NotAuthenticatedError("GET /work_pools/pool", 401, "who?"), "set PREFECT_API_KEY"),
+        (NotPermittedError("GET /work_pools/pool", 403, "no"), "Check the permissions of PREFECT_API_KEY"),
+        (APINotFoundError("GET /work_pools/pool", 404, "Not Found"), "Check PREFECT_API_URL"),
+        (RequestRefusedError("GET /work_pools/pool", 418, "tea only"), "tea only"),
+    ],
+)
+async def test_refusal_at_the_start_says_what_to_mend(
+    autojump_clock: Clock, world: World, error: RequestRefusedError, advice: str
+) -> None:
+    world.api.fail("read_work_pool", error)
+    with pytest.raises(ConfigurationError, match=advice):
+        await world.worker().run()
+
+
+async def test_pool_that_needs_no_worker_is_refused(autojump_clock: Clock, world: World) -> None:
+    world.api.add_work_pool("push", pool_type="modal:push")
+    with pytest.raises(WorkerRefusedError, match="not required for push"):
+        await world.worker(pool="push").run()
+
+
+async def test_error_at_the_start_comes_bare_out_of_start(autojump_clock: Clock, world: World) -> None:
+    world.api.add_work_pool("push", pool_type="modal:push")
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(WorkerRefusedError):
+            await nursery.start(world.worker(pool="push").run)
+
+
+# Intake
+
+
+async def test_worker_polls_in_its_rhythm(autojump_clock: Clock, world: World) -> None:
+    async with world.working({"PREFECT_WORKER_QUERY_SECONDS": "4"}):
+        await trio.sleep(10)
+    assert world.api.times("get_scheduled_flow_runs") == [0, 4, 8]
+
+
+async def test_heartbeats_come_in_their_rhythm(autojump_clock: Clock, world: World) -> None:
+    async with world.working({"PREFECT_WORKER_HEARTBEAT_SECONDS": "7"}):
+        await trio.sleep(15)
+    assert [beat.at for beat in world.api.heartbeats] == [0, 7, 14]
+    assert {beat.worker_name for beat in world.api.heartbeats} == {"worker"}
+    assert {beat.interval_seconds for beat in world.api.heartbeats} == {7}
+
+
+async def test_limit_holds_back_runs_until_a_slot_is_free(autojump_clock: Clock, world: World) -> None:
+    runs = [world.schedule(Script(seconds=15)) for _ in range(3)]
+    async with world.working(limit=2) as worker:
+        await trio.sleep(1)
+        assert worker.runs_in_hand == 2
+        for run in runs:
+            await world.api.wait_for_state(run.id, "Completed")
+    started = [execution.started_at for execution in world.infrastructure.executions]
+    assert started == [0, 0, 20]
+
+
+async def test_runs_are_taken_ahead_of_their_time_by_the_prefetch(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule(at=16)
+    async with world.working(prefetch_seconds=7):
+        await world.api.wait_for_state(run.id, "Completed")
+    # Seen by the poll at 10, held by the flow until 16.
+    assert world.api.history(run.id) == [
+        ("Scheduled", 0),
+        ("Pending", 10),
+        ("Running", 16),
+        ("Completed", 17),
+    ]
+
+
+async def test_run_once_sees_the_runs_to_their_end_and_stops(autojump_clock: Clock, world: World) -> None:
+    runs = [world.schedule(Script(seconds=seconds)) for seconds in (1, 90)]
+    later = world.schedule(at=60)
+    await world.worker(run_once=True).run()
+    assert [world.states(run)[-1] for run in runs] == ["Completed", "Completed"]
+    assert world.states(later) == ["Scheduled"]
+    assert world.now == 90
+    assert world.api.count("get_scheduled_flow_runs") == 1
+
+
+async def test_run_once_with_nothing_to_do_ends_at_once(autojump_clock: Clock, world: World) -> None:
+    await world.worker(run_once=True).run()
+    assert world.now == 0
+
+
+async def test_run_once_waits_for_an_api_that_goes_away_before_the_poll(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    world.api.fail("get_scheduled_flow_runs", APIUnavailableError("gone"), times=2)
+    await world.worker(run_once=True).run()
+    assert world.states(run)[-1] == "Completed"
+
+
+# Shutdown
+
+
+async def test_drain_lets_runs_end_and_begins_no_more(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=15))
+    async with world.working() as worker:
+        await world.api.wait_for_state(run.id, "Running")
+        worker.shutdown()
+        late = world.schedule()
+    assert world.states(run)[-1] == "Completed"
+    assert world.states(late) == ["Scheduled"]
+    assert world.now == 15
+    assert not worker.cut_off
+    assert worker.runs_in_hand == 0
+
+
+async def test_heartbeats_go_on_during_the_drain(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=100))
+    async with world.working(drain_timeout=200) as worker:
+        await world.api.wait_for_state(run.id, "Running")
+        worker.shutdown()
+    assert [beat.at for beat in world.api.heartbeats] == [0, 30, 60, 90]
+
+
+async def test_drain_timeout_cuts_runs_off_and_reports_them(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=FOREVER))
+    async with world.working(drain_timeout=20) as worker:
+        await trio.sleep(100)
+        worker.shutdown()
+    assert world.api.history(run.id)[-1] == ("Crashed", 120)
+    assert world.message(run) == "Worker 'worker' was stopped before the flow run had ended."
+    assert world.now == 120
+    assert worker.cut_off
+
+
+async def test_cutting_off_is_said_once_when_it_begins(autojump_clock: Clock, world: World) -> None:
+    """The line announces SIGTERM and SIGKILL, so it must not come after them."""
+    for _ in range(2):
+        world.schedule(Script(seconds=FOREVER, ignores_terminate=True))
+    async with world.working(drain_timeout=20, kill_grace=5):
+        await trio.sleep(100)
+    assert world.notified_at("Stopping") == [120]
+    assert "Stopping 2 flow runs now: SIGTERM, and SIGKILL after 5 s." in world.messages
+
+
+async def test_worker_is_gone_within_its_bound_whatever_happens(autojump_clock: Clock, world: World) -> None:
+    """A run that ignores SIGTERM, an API that hangs: drain, grace and flush is all that it may take."""
+    world.schedule(Script(seconds=FOREVER, ignores_terminate=True))
+    async with world.working(drain_timeout=20, kill_grace=5, flush_timeout=3) as worker:
+        await trio.sleep(100)
+        world.api.latency = math.inf
+        worker.shutdown()
+    assert worker.config.stop_bound == 28
+    assert world.now <= 128
+
+
+async def test_last_words_are_for_all_runs_under_one_deadline(autojump_clock: Clock, world: World) -> None:
+    for _ in range(3):
+        world.schedule(Script(seconds=FOREVER))
+    async with world.working(drain_timeout=20, kill_grace=5, flush_timeout=3) as worker:
+        await trio.sleep(100)
+        world.api.start_outage()
+        worker.shutdown()
+    assert world.now == 128
+
+
+async def test_state_is_delivered_when_the_api_returns_before_the_last_deadline(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule(Script(seconds=FOREVER))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_outage_at, world, 123)
+        async with world.working(drain_timeout=20, kill_grace=5, flush_timeout=3) as worker:
+            await trio.sleep(100)
+            world.api.start_outage()
+            worker.shutdown()
+    assert world.states(run)[-1] == "Crashed"
+
+
+async def test_stop_ends_runs_at_once(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=FOREVER))
+    async with world.working() as worker:
+        await trio.sleep(10)
+        worker.stop()
+    execution = world.infrastructure.execution(run.id)
+    assert execution.cancelled_at == 10
+    assert execution.status == -15
+    assert world.api.history(run.id)[-1] == ("Crashed", 10)
+
+
+async def test_stop_cuts_a_drain_short(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=FOREVER))
+    async with world.working() as worker:
+        await trio.sleep(10)
+        worker.shutdown()
+        await trio.sleep(3)
+        worker.stop()
+    assert world.api.history(run.id)[-1] == ("Crashed", 13)
+
+
+async def test_abandon_kills_at_once_and_waits_for_nothing(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=FOREVER, ignores_terminate=True))
+    async with world.working() as worker:
+        await trio.sleep(10)
+        world.api.start_outage()
+        worker.stop()
+        await trio.sleep(1)
+        worker.abandon()
+    assert world.now == 11
+    assert world.infrastructure.execution(run.id).killed_now_at == 11
+    assert world.infrastructure.execution(run.id).status == -9
+
+
+async def test_abandon_from_the_first_signal_waits_for_nothing(autojump_clock: Clock, world: World) -> None:
+    world.schedule(Script(seconds=FOREVER, ignores_terminate=True))
+    async with world.working() as worker:
+        await trio.sleep(10)
+        world.api.start_outage()
+        worker.abandon()
+    assert world.now == 10
+    assert worker.cut_off
+
+
+async def test_abandon_does_not_wait_for_the_flush(autojump_clock: Clock, world: World) -> None:
+    async with world.working() as worker:
+        await trio.sleep(10)
+        world.api.start_outage()
+        worker.shutdown()
+        await trio.sleep(1)
+        worker.abandon()
+    assert world.now == 11
+
+
+async def test_shutdown_may_be_called_any_number_of_times(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=FOREVER))
+    async with world.working(drain_timeout=20) as worker:
+        await trio.sleep(10)
+        worker.shutdown()
+        await trio.sleep(15)
+        worker.shutdown()
+    assert world.api.history(run.id)[-1] == ("Crashed", 30)
+
+
+async def test_hard_cancel_ends_and_reports_runs(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=FOREVER))
+    with trio.move_on_after(10):
+        await world.worker().run()
+    assert world.infrastructure.execution(run.id).status == -15
+    assert world.api.history(run.id)[-1] == ("Crashed", 10)
+    assert [event.event for event in world.api.events] == ["prefect.worker.started", "prefect.worker.stopped"]
+
+
+async def test_hard_cancel_is_over_within_grace_and_flush(autojump_clock: Clock, world: World) -> None:
+    world.schedule(Script(seconds=FOREVER, ignores_terminate=True))
+    with trio.move_on_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.worker(kill_grace=5, flush_timeout=3).run)
+            await trio.sleep(9)
+            world.api.start_outage()
+            await trio.sleep_forever()
+    assert world.now <= 18
+
+
+async def test_run_found_at_the_moment_of_shutdown_cuts_nothing_off(
+    autojump_clock: Clock, world: World
+) -> None:
+    other = world.schedule(Script(seconds=12))
+    async with world.working() as worker:
+        await trio.sleep(1)
+        late = world.schedule(at=10)
+        answer = world.api.get_scheduled_flow_runs
+
+        async def shut_down_then_answer(*args: object, **options: object) -> list[FlowRun]:
+            found = await answer(*args, **options)  # type: ignore[arg-type]
+            worker.shutdown()
+            return found
+
+        world.api.get_scheduled_flow_runs = shut_down_then_answer  # type: ignore[method-assign]
+        await trio.sleep(20)
+    assert world.states(other)[-1] == "Completed"
+    assert world.states(late) == ["Scheduled"]
+    assert not worker.cut_off
+    assert world.notified_at("Stopping") == []
+
+
+# Events
+
+
+async def test_stopped_follows_started_and_comes_after_the_last_run(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule(Script(seconds=15))
+    async with world.working() as worker:
+        await world.api.wait_for_state(run.id, "Running")
+        worker.shutdown()
+    started, stopped = world.api.events
+    assert (started.event, stopped.event) == ("prefect.worker.started", "prefect.worker.stopped")
+    assert stopped.follows == started.id
+    assert started.follows is None
+    assert started.occurred == world.api.moment(0)
+    assert stopped.occurred == world.api.moment(15)
+    assert started.resource["prefect.resource.id"] == "prefect.worker.process.worker"
+    pool_id = world.api.work_pool(POOL).id
+    assert [related["prefect.resource.id"] for related in started.related] == [f"prefect.work-pool.{pool_id}"]
+
+
+# Outages
+
+
+async def test_outage_is_said_once_and_its_end_once(autojump_clock: Clock, world: World) -> None:
+    async with world.working():
+        await trio.sleep(100)
+        with world.api.outage("no connection: refused"):
+            await trio.sleep(600)
+        await trio.sleep(100)
+    lost = "Lost the Prefect API: no connection: refused. Trying again until it is back."
+    assert world.messages.count(lost) == 1
+    assert len(world.notified_at("The Prefect API at http://fake/api is back after")) == 1
+
+
+async def test_worker_polls_as_soon_as_the_api_is_known_to_be_back(
+    autojump_clock: Clock, world: World
+) -> None:
+    """Whichever loop finds out first, the poll does not sit out its own back-off."""
+    async with world.working():
+        world.api.start_outage()
+        await trio.sleep(600)
+        world.api.end_outage()
+        await trio.sleep(60)
+        (back,) = world.notified_at("The Prefect API")
+        polls = world.api.times("get_scheduled_flow_runs")
+        assert next(at for at in polls if at >= back) == back
+
+
+async def test_runs_survive_an_outage(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=300))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Running")
+        with world.api.outage():
+            await trio.sleep(400)
+        await trio.sleep(100)
+    assert world.states(run)[-1] == "Completed"
+    assert world.infrastructure.execution(run.id).cancelled_at is None
+
+
+async def test_worker_gives_up_when_told_how_long_to_wait(autojump_clock: Clock, world: World) -> None:
+    world.api.start_outage()
+    with pytest.raises(GaveUpError, match="unreachable for 60 s"):
+        await world.worker({"TRIOWORKER_GIVE_UP_AFTER": "60"}).run()
+    assert world.now == 60
+
+
+async def test_giving_up_drains_the_runs_in_hand(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=90))
+    worker = world.worker({"TRIOWORKER_GIVE_UP_AFTER": "60"}, drain_timeout=1000, flush_timeout=3)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_until_it_gives_up, worker)
+        await trio.sleep(5)
+        world.api.start_outage()
+        nursery.start_soon(end_outage_at, world, 85)
+    assert world.states(run)[-1] == "Completed"
+    assert world.infrastructure.execution(run.id).cancelled_at is None
+
+
+async def run_until_it_gives_up(worker: Worker) -> None:
+    with pytest.raises(GaveUpError):
+        await worker.run()
+
+
+async def test_short_outages_are_no_reason_to_give_up(autojump_clock: Clock, world: World) -> None:
+    async with world.working({"TRIOWORKER_GIVE_UP_AFTER": "60"}):
+        for _ in range(5):
+            with world.api.outage():
+                await trio.sleep(50)
+            await trio.sleep(70)
+    assert world.now == 600
+
+
+async def test_api_that_is_away_from_the_start_is_said_at_once(autojump_clock: Clock, world: World) -> None:
+    world.api.start_outage("no connection: refused")
+    worker = world.worker()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run)
+        await trio.sleep(100)
+        worker.shutdown()
+    assert world.notified_at("Lost the Prefect API: no connection: refused.") == [0]
+
+
+async def test_first_poll_after_a_start_through_an_outage_is_made_once(
+    autojump_clock: Clock, world: World
+) -> None:
+    world.api.start_outage()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_outage_at, world, 10)
+        async with world.working():
+            await trio.sleep(5)
+    assert world.api.count("get_scheduled_flow_runs") == 1
+
+
+# Pools
+
+
+async def test_pool_that_is_deleted_is_made_anew_with_the_next_poll(
+    autojump_clock: Clock, world: World
+) -> None:
+    async with world.working():
+        await trio.sleep(5)
+        world.api.delete_work_pool(POOL)
+        await trio.sleep(6)
+        assert world.api.work_pool(POOL).type == "process"
+    assert world.notified_at("Work pool 'pool' created.") == [10]
+
+
+async def test_changed_template_counts_from_the_next_heartbeat_on(
+    autojump_clock: Clock, world: World
+) -> None:
+    async with world.working():
+        await trio.sleep(5)
+        template = {
+            "job_configuration": {"command": "changed"},
+            "variables": {"type": "object", "properties": {}},
+        }
+        await world.api.update_work_pool_template(POOL, template)
+        await trio.sleep(30)
+        run = world.schedule()
+        await world.api.wait_for_state(run.id, "Completed")
+    assert world.infrastructure.execution(run.id).assignment.configuration == {"command": "changed"}
+
+
+# Several workers
+
+
+async def test_two_workers_in_one_process_share_the_runs(autojump_clock: Clock, world: World) -> None:
+    runs = [world.schedule(Script(seconds=5)) for _ in range(6)]
+    async with world.working(name="one", limit=3) as one, world.working(name="two", limit=3) as two:
+        await trio.sleep(1)
+        assert one.runs_in_hand == two.runs_in_hand == 3
+        for run in runs:
+            await world.api.wait_for_state(run.id, "Completed")
+        one.shutdown()
+        await trio.sleep(100)
+        assert two.ready
+        last = world.schedule()
+        await world.api.wait_for_state(last.id, "Completed")
+    assert all(world.states(run) == ["Scheduled", "Pending", "Running", "Completed"] for run in runs)
+    assert len(world.infrastructure.executions) == 7
+    assert {beat.worker_name for beat in world.api.heartbeats} == {"one", "two"}
+
+
+# open_worker
+
+
+async def test_open_worker_drains_when_the_block_ends(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=15))
+    async with open_worker(surroundings=world.surroundings, **options(world)) as worker:
+        assert worker.ready
+        await world.api.wait_for_state(run.id, "Running")
+    assert world.states(run)[-1] == "Completed"
+    assert world.now == 15
+
+
+def options(world: World) -> dict[str, Any]:
+    config = world.config()
+    return {"pool": config.pool, "name": config.name, "settings": config.settings}
+
+
+async def test_open_worker_stops_hard_for_an_error_which_leaves_bare(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule(Script(seconds=FOREVER))
+
+    async def fail_inside() -> None:
+        async with open_worker(surroundings=world.surroundings, **options(world)):
+            await trio.sleep(4)
+            raise LookupError("my own")
+
+    with pytest.raises(LookupError, match="my own"):
+        await fail_inside()
+    assert world.now == 4
+    assert world.states(run)[-1] == "Crashed"
+
+
+async def test_open_worker_hands_on_an_interrupt_as_it_is(autojump_clock: Clock, world: World) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        async with open_worker(surroundings=world.surroundings, **options(world)):
+            raise KeyboardInterrupt
+
+
+async def test_open_worker_says_bare_why_the_worker_cannot_start(autojump_clock: Clock, world: World) -> None:
+    world.api.add_work_pool("push", pool_type="modal:push")
+    with pytest.raises(WorkerRefusedError):
+        async with open_worker(surroundings=world.surroundings, **{**options(world), "pool": "push"}):
+            pytest.fail("the block was entered")
+
+
+async def test_open_worker_cancels_the_block_when_the_worker_fails_and_says_bare_why(
+    autojump_clock: Clock, world: World
+) -> None:
+    config = world.config({"TRIOWORKER_GIVE_UP_AFTER": "60"})
+    entered: list[Worker] = []
+
+    async def wait_inside() -> None:
+        async with open_worker(
+            surroundings=world.surroundings, pool=POOL, settings=config.settings
+        ) as worker:
+            entered.append(worker)
+            world.api.start_outage()
+            await trio.sleep_forever()
+
+    with pytest.raises(GaveUpError):
+        await wait_inside()
+    assert len(entered) == 1
+
+
+async def test_open_worker_does_not_enter_the_block_when_the_worker_gives_up_before(
+    autojump_clock: Clock, world: World
+) -> None:
+    config = world.config({"TRIOWORKER_GIVE_UP_AFTER": "60"})
+    world.api.start_outage()
+    entered: list[Worker] = []
+
+    async def wait_inside() -> None:
+        async with open_worker(
+            surroundings=world.surroundings, pool=POOL, settings=config.settings
+        ) as worker:
+            entered.append(worker)
+            await trio.sleep_forever()
+
+    with pytest.raises(GaveUpError):
+        await wait_inside()
+    assert entered == []
+
+
+async def test_open_worker_leaves_when_its_surroundings_are_cancelled(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule(Script(seconds=FOREVER))
+    with trio.move_on_after(7):
+        async with open_worker(surroundings=world.surroundings, **options(world)):
+            await trio.sleep_forever()
+    assert world.now == 7
+    assert world.states(run)[-1] == "Crashed"
+
+
+async def test_block_of_open_worker_may_shut_the_worker_down_itself(
+    autojump_clock: Clock, world: World
+) -> None:
+    async with open_worker(surroundings=world.surroundings, **options(world)) as worker:
+        worker.shutdown()
+        await settle()
+        assert world.api.events[-1].event == "prefect.worker.stopped"
+
+
+# What the embedding program sees
+
+
+async def test_notices_are_logged_unless_somebody_takes_them(
+    autojump_clock: Clock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="trioworker")
+    worker = Worker(world.config(), surroundings=world.surroundings)
+    worker.shutdown()
+    await worker.run()
+    assert "Discovered type" not in caplog.text
+    worker = Worker(world.config(run_once=True), surroundings=world.surroundings)
+    await worker.run()
+    assert "Discovered type 'process' for work pool 'pool'." in caplog.messages
+    assert world.notices == []
+
+
+async def test_day_without_work_costs_no_more_requests_than_the_rhythms_ask_for(
+    autojump_clock: Clock, world: World
+) -> None:
+    day = 24 * 3600
+    async with world.working():
+        await trio.sleep(day - 1)
+    assert world.api.count("get_scheduled_flow_runs") == day / 10
+    assert world.api.count("send_worker_heartbeat") == day / 30
+    assert world.api.count("find_cancelling_flow_runs") == day / 20
+
+
+async def test_infrastructure_is_asked_for_by_the_type_of_the_pool(
+    autojump_clock: Clock, world: World
+) -> None:
+    asked: list[str] = []
+    usual = world.surroundings
+
+    def infrastructure(worker_type: str, config: object) -> object:
+        asked.append(worker_type)
+        return world.infrastructure
+
+    surroundings = Surroundings(
+        open_api=usual.open_api,
+        infrastructure=infrastructure,  # type: ignore[arg-type]
+        now=usual.now,
+        chance=usual.chance,
+    )
+    world.api.add_work_pool("other", pool_type="trio")
+    worker = Worker(world.config(pool="other", run_once=True), surroundings=surroundings)
+    await worker.run()
+    assert asked == ["trio"]
+
+
+async def test_type_without_infrastructure_is_refused(autojump_clock: Clock, world: World) -> None:
+    world.api.add_work_pool("kube", pool_type="kubernetes")
+    usual = world.surroundings
+    surroundings = Surroundings(open_api=usual.open_api, now=usual.now, chance=usual.chance)
+    with pytest.raises(WorkerRefusedError, match="prefect worker start --pool 'kube' --type kubernetes"):
+        await Worker(world.config(pool="kube"), surroundings=surroundings).run()

@@ -1,0 +1,103 @@
+"""What to make of a run whose process has ended: pure decisions.
+
+Most runs have reported their own final state by then, and nothing is left to do. The others would stay
+`Running` for ever if nobody spoke for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from datetime import datetime
+from uuid import UUID
+
+import attrs
+
+from trioworker.api.models import FlowRun, ProposedState, State, StateType
+
+
+@attrs.frozen
+class Leave:
+    """The run needs nothing more from this worker."""
+
+    reason: str
+
+
+@attrs.frozen
+class Propose:
+    """States to propose, in order."""
+
+    states: tuple[ProposedState, ...]
+
+
+Conclusion = Leave | Propose
+
+
+def conclude(  # noqa: PLR0911 - a table, one row a return
+    flow_run: FlowRun,
+    *,
+    ended: str,
+    known_places: AbstractSet[str | None],
+    own_transition_ids: AbstractSet[UUID],
+    cancel_requested: bool,
+    now: datetime,
+) -> Conclusion:
+    """Decide what a run needs whose process is gone, or never was.
+
+    Args:
+        flow_run: the run as the server has it now.
+        ended: how it ended, as a sentence for the state's message.
+        known_places: the `infrastructure_pid` that this worker reported for it, and the one it had before.
+        own_transition_ids: of the states that this worker proposed for it.
+        cancel_requested: whether this worker was asked to cancel it, and did.
+        now: the time of day.
+    """
+    state = flow_run.state
+    if state is None:
+        return Propose((crashed(ended),))
+    match state.type:
+        case StateType.CANCELLING:
+            return Propose((cancelled(),))
+        case StateType.CRASHED if cancel_requested:
+            # Terminated without word of a cancellation, Prefect's engine reports a crash before it goes.
+            return Propose((cancelled(),))
+        case final if final.is_final:
+            return Leave(f"it ended {state.label}")
+        case StateType.PAUSED if state.name == "Suspended":
+            return Leave("it is suspended and goes on in another process")
+        case StateType.SCHEDULED:
+            if state.name == "AwaitingRetry" and flow_run.empirical_policy.retry_type == "in_process":
+                # It meant to wait for the retry itself, so no worker is ever offered it. A crash takes that
+                # intention away, after which the retry is anybody's.
+                return Propose((crashed(ended), awaiting_retry(ended, now)))
+            return Leave("it is scheduled anew")
+        case StateType.PENDING if state.state_details.transition_id not in own_transition_ids:
+            return Leave("somebody else has claimed it since")
+        case StateType.RUNNING if flow_run.infrastructure_pid not in {None, *known_places}:
+            return Leave("it runs elsewhere by now")
+        case _:
+            return Propose((cancelled() if cancel_requested else crashed(ended),))
+
+
+def restored(state: State) -> ProposedState:
+    """A state that a run was in before, to be in again."""
+    return ProposedState(type=state.type, name=state.label, message=state.message, data=state.data)
+
+
+def crashed(message: str) -> ProposedState:
+    """The end of a run that something outside its flow put an end to."""
+    return ProposedState(type=StateType.CRASHED, name="Crashed", message=message)
+
+
+def cancelled(message: str = "Flow run was cancelled successfully.") -> ProposedState:
+    """The end of a run that somebody wanted ended."""
+    return ProposedState(type=StateType.CANCELLED, name="Cancelled", message=message)
+
+
+def scheduled(message: str, now: datetime) -> ProposedState:
+    """A run that any worker may take at once."""
+    return ProposedState(type=StateType.SCHEDULED, name="Scheduled", message=message, scheduled_time=now)
+
+
+def awaiting_retry(message: str, now: datetime) -> ProposedState:
+    """A run whose next attempt any worker may begin at once."""
+    return ProposedState(type=StateType.SCHEDULED, name="AwaitingRetry", message=message, scheduled_time=now)

@@ -1,0 +1,130 @@
+"""What a worker is told to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import attrs
+
+from trioworker.api.transport import TransportConfig
+from trioworker.errors import ConfigurationError
+from trioworker.settings import Settings
+
+
+def _unique_name() -> str:
+    return f"ProcessWorker {uuid4()}"
+
+
+def _settings_of_this_process() -> Settings:
+    return Settings.load(os.environ, Path.cwd())
+
+
+@attrs.frozen(kw_only=True)
+class WorkerConfig:
+    """What a worker is told to do; every field but `pool` has a default that suits most.
+
+    Attributes:
+        pool: the name of the work pool.
+        name: the name of the worker, by which Prefect tells it from others; unique unless given.
+        queues: the work queues to take runs from; empty for all of the pool.
+        worker_type: the kind of infrastructure; None for that of the pool.
+        prefetch_seconds: how far ahead of their time runs are taken; None for `PREFECT_WORKER_PREFETCH_SECONDS`.
+        run_once: poll once, see those runs to their end, and stop.
+        limit: how many runs may be in hand at once; None for any number.
+        with_healthcheck: whether to serve `GET /health`.
+        base_job_template: for the pool, if this worker creates it; None for that of the infrastructure.
+        create_pool_if_not_found: whether to create a pool that does not exist, or wait for it.
+        drain_timeout: seconds that runs get to end by themselves when the worker stops.
+        kill_grace: seconds between SIGTERM and SIGKILL for runs that did not.
+        flush_timeout: seconds to tell the API what is left to tell.
+        settings: Prefect's settings; by default those that this process finds.
+
+    Raises:
+        ConfigurationError: a value that cannot be right.
+        SettingsError: a setting that cannot be right.
+    """
+
+    pool: str
+    name: str = attrs.field(factory=_unique_name)
+    queues: Sequence[str] = ()
+    worker_type: str | None = None
+    prefetch_seconds: float | None = None
+    run_once: bool = False
+    limit: int | None = None
+    with_healthcheck: bool = False
+    base_job_template: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    create_pool_if_not_found: bool = True
+    drain_timeout: float = 20.0
+    kill_grace: float = 5.0
+    flush_timeout: float = 3.0
+    settings: Settings = attrs.field(factory=_settings_of_this_process, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.pool:
+            raise ConfigurationError("The name of the work pool is empty.")
+        if any(character in self.pool for character in "/%&<>"):
+            raise ConfigurationError(f"{self.pool!r} cannot be a work pool: a name has none of / % & < >.")
+        if not self.name or any(character in self.name for character in "/%"):
+            raise ConfigurationError("Worker name cannot contain '/' or '%', nor be empty.")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigurationError(f"A limit of {self.limit} runs would let none start: give 1 or more.")
+        for field in ("drain_timeout", "kill_grace", "flush_timeout", "prefetch_seconds"):
+            seconds = getattr(self, field)
+            # NaN compares false with everything.
+            if seconds is not None and not seconds >= 0:
+                raise ConfigurationError(f"{field} must be 0 seconds or more, not {seconds}.")
+        if self.settings.api_url is None:
+            raise ConfigurationError(
+                "PREFECT_API_URL is not set, so there is no Prefect to work for. Set it to the URL of a Prefect API"
+                " (such as http://127.0.0.1:4200/api), or try `trioworker start --local-server`."
+            )
+
+    @property
+    def stop_bound(self) -> float:
+        """Seconds within which the worker is gone after `shutdown()`, come what may."""
+        return self.drain_timeout + self.kill_grace + self.flush_timeout
+
+    @property
+    def shown_api_url(self) -> str:
+        """The API's URL for messages, without the password that it may hold."""
+        return self.transport_config().shown_url
+
+    @property
+    def effective_prefetch_seconds(self) -> float:
+        """How far ahead of their time runs are taken, in seconds."""
+        if self.prefetch_seconds is not None:
+            return self.prefetch_seconds
+        return self.settings.worker_prefetch_seconds
+
+    @property
+    def cancellation_poll_seconds(self) -> float:
+        """Seconds between two polls for cancelled runs."""
+        configured = self.settings.worker_cancellation_poll_seconds
+        return configured if configured is not None else 2 * self.settings.worker_query_seconds
+
+    def transport_config(self) -> TransportConfig:
+        """How the API is reached."""
+        settings = self.settings
+        assert settings.api_url is not None  # noqa: S101 - checked when this object was made
+        return TransportConfig(
+            url=settings.api_url,
+            key=settings.api_key,
+            auth_string=settings.api_auth_string,
+            headers=settings.client_custom_headers,
+            verify=_verification(settings),
+            timeout=settings.api_request_timeout,
+            max_retries=settings.client_max_retries,
+            retry_jitter=settings.client_retry_jitter_factor,
+            retry_extra_codes=settings.client_retry_extra_codes,
+            csrf=settings.client_csrf_support_enabled,
+        )
+
+
+def _verification(settings: Settings) -> bool | Path:
+    if settings.api_tls_insecure_skip_verify:
+        return False
+    return settings.api_ssl_cert_file or True

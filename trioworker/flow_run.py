@@ -1,0 +1,342 @@
+"""One flow run's life: claim, prepare, execute, conclude.
+
+Whatever goes wrong with a run ends that run with a state and frees its slot; nothing of it reaches another
+run or a loop of the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from trioworker.active_runs import ActiveRun, ActiveRuns
+from trioworker.api.client import PrefectAPI
+from trioworker.api.errors import APIError, ObjectNotFoundError
+from trioworker.api.models import (
+    Deployment,
+    Flow,
+    FlowRun,
+    OrchestrationResult,
+    ProposedState,
+    SetStateStatus,
+    StateType,
+)
+from trioworker.claim import Cancelling, Lost, Revived, judge_claim
+from trioworker.conclusion import Leave, cancelled, conclude, restored, scheduled
+from trioworker.errors import sole_errors_bare
+from trioworker.infrastructure.protocol import Assignment, Infrastructure, InfrastructureError, Outcome
+from trioworker.job_template import JobTemplateError, merge_job_variables, render
+from trioworker.outbox import Outbox
+from trioworker.run_log import RunLog
+from trioworker.service import Rhythm, patiently
+from trioworker.shutdown import Shutdown
+from trioworker.work_pool import WorkPoolKeeper
+
+_logger = logging.getLogger(__name__)
+
+# Between the SIGTERM and the SIGKILL of a run that somebody cancels, as in Prefect's worker.
+CANCEL_GRACE = 30.0
+
+# A state that changes under our hands is looked at again, but not for ever.
+_LOOKS = 5
+
+T = TypeVar("T")
+
+
+class _NotOurs(Exception):  # noqa: N818 - not an error: the run goes to somebody else, or nowhere
+    """The server did not give us the run."""
+
+
+class _DeploymentGone(Exception):  # noqa: N818 - not an error: somebody deleted it, and the run with it is cancelled
+    """There is nothing left to execute."""
+
+
+@attrs.frozen(kw_only=True)
+class FlowRunner:
+    """Lives the life of any run that it is given.
+
+    Attributes:
+        api: the API.
+        active: the runs in hand.
+        infrastructure: executes them.
+        keeper: knows the work pool and its base job template.
+        worker_name: who claims the runs.
+        worker_environment: the environment that job templates may refer to.
+        outbox: takes log lines.
+        logs_to_api: whether lines about a run go to the server too.
+        shutdown: tells how long there is to speak for a run that is cut off.
+        patience: the delays between attempts while the API is away.
+        now: the time of day.
+    """
+
+    api: PrefectAPI
+    active: ActiveRuns
+    infrastructure: Infrastructure[Any]
+    keeper: WorkPoolKeeper
+    worker_name: str
+    worker_environment: Mapping[str, str] = attrs.field(repr=False)
+    outbox: Outbox
+    logs_to_api: bool
+    shutdown: Shutdown
+    patience: Rhythm
+    now: Callable[[], datetime]
+
+    async def run(
+        self, flow_run: FlowRun, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """See a run from its claim to its end; started when it holds its slot."""
+        run_log = RunLog(flow_run, self.outbox if self.logs_to_api else None, self.now)
+        with self.active.hold(flow_run) as active:
+            task_status.started()
+            life = _Life(self, active, run_log)
+            cut_off = True
+            try:
+                await life.live()
+                cut_off = False
+            finally:
+                if cut_off:
+                    await life.have_last_words()  # noqa: ASYNC102 - shielded and bounded in there
+
+
+@attrs.frozen
+class _Life:
+    """What a runner knows of one run."""
+
+    runner: FlowRunner
+    active: ActiveRun
+    run_log: RunLog
+    # One state for all attempts to claim: its transition id tells a repetition from somebody else's claim.
+    claim: ProposedState = attrs.field(factory=lambda: ProposedState(type=StateType.PENDING, name="Pending"))
+
+    @property
+    def flow_run(self) -> FlowRun:
+        return self.active.flow_run
+
+    async def live(self) -> None:
+        """From claim to conclusion; no error leaves it."""
+        try:
+            await self._claim()
+            await self._conclude(await self._execute_or_explain())
+        except (_NotOurs, _DeploymentGone) as reason:
+            self.run_log.info(f"Aborted submission of flow run '{self.flow_run.id}': {reason}")
+        except APIError as error:
+            # Refused for good: there is no way left to speak for this run.
+            _logger.error("Flow run %r is left as it is: %s", self.flow_run.name, error)
+        except Exception:
+            _logger.exception("Flow run %r is left as it is, because of a bug", self.flow_run.name)
+
+    async def _claim(self) -> None:
+        name, run_id = self.runner.worker_name, self.flow_run.id
+        self.run_log.info(f"Worker '{name}' submitting flow run '{run_id}'")
+        result = await self._propose(self.claim)
+        if result.status is SetStateStatus.ABORT:
+            # Among the reasons is a deployment that is gone; unless it is cancelled, such a run is offered for ever.
+            await self._read_deployment()
+            raise _NotOurs(result.details.reason or "the server aborted it")
+        state = result.state
+        if state is None or state.type is not StateType.PENDING:
+            label = "no state" if state is None else f"state {state.label}"
+            raise _NotOurs(f"the server answered with {label}: {result.details.reason or 'no reason given'}")
+
+    async def _make_sure_of_claim(self) -> None:
+        """See to it that nobody else has run, or is about to run, what we have claimed."""
+        history = await self._patiently(lambda: self.runner.api.read_flow_run_states(self.flow_run.id))
+        match judge_claim(history, self.claim.transition_id):
+            case Lost():
+                raise _NotOurs("somebody else has claimed or ended it")
+            case Cancelling():
+                self.active.cancel_requested.set()
+            case Revived(ended_as):
+                await self._propose(restored(ended_as), force=True)
+                raise _NotOurs(f"somebody else has run it, and it ended {ended_as.label}")
+
+    async def _execute_or_explain(self) -> str:
+        """Execute the run and return how it ended, or why it could not be executed, as a sentence."""
+        try:
+            job = await self._prepare()
+            # As late as possible: until the process is there, nobody else knows that somebody acts upon the claim.
+            await self._make_sure_of_claim()
+            if self.active.cancel_requested.is_set():
+                return "Flow run was cancelled before it began."
+            outcome = await self._execute(job)
+        except (_NotOurs, _DeploymentGone):
+            raise
+        except (JobTemplateError, InfrastructureError) as error:
+            return self._not_started(str(error))
+        except ObjectNotFoundError as error:
+            return self._not_started(error.detail)
+        except APIError as error:
+            return self._not_started(str(error))
+        except Exception as error:
+            # The failure boundary of a run: a bug, of ours or of an installed infrastructure, ends this run alone.
+            _logger.exception("Flow run %r failed because of a bug", self.flow_run.name)
+            return self._not_started(f"{type(error).__name__}: {error}")
+        if outcome.status_code != 0:
+            self.run_log.info(f"Flow run '{self.flow_run.name}': {outcome.message}")
+        return outcome.message
+
+    def _not_started(self, reason: str) -> str:
+        self.run_log.error(f"Failed to submit flow run '{self.flow_run.name}' to infrastructure: {reason}")
+        return f"Flow run could not start: {reason}"
+
+    async def _prepare(self) -> Any:
+        """Read what belongs to the run and make a job of it."""
+        deployment = await self._read_deployment()
+        flow = await self._patiently(lambda: self.runner.api.read_flow(self.flow_run.flow_id))
+        pool = self.runner.keeper.pool
+        if pool is None:
+            raise InfrastructureError("its work pool is gone")
+        variables = merge_job_variables(
+            deployment.job_variables if deployment else None, self.flow_run.job_variables
+        )
+        configuration = render(pool.base_job_template, variables, environment=self.runner.worker_environment)
+        return self.runner.infrastructure.prepare(
+            Assignment(
+                flow_run_id=self.flow_run.id,
+                flow_run_name=self.flow_run.name,
+                configuration=configuration,
+                environment=self._environment(deployment, flow),
+            )
+        )
+
+    async def _read_deployment(self) -> Deployment | None:
+        deployment_id = self.flow_run.deployment_id
+        if deployment_id is None:
+            return None
+        with suppress(ObjectNotFoundError):
+            return await self._patiently(lambda: self.runner.api.read_deployment(deployment_id))
+        reason = f"Deployment {deployment_id} no longer exists, cancelled run."
+        await self._propose(cancelled(reason))
+        raise _DeploymentGone(reason)
+
+    def _environment(self, deployment: Deployment | None, flow: Flow) -> dict[str, str]:
+        """By what the run's process knows itself, and is known to the API in turn."""
+        environment = {
+            "PREFECT__FLOW_RUN_ID": str(self.flow_run.id),
+            "PREFECT__FLOW_ID": str(flow.id),
+            "PREFECT__FLOW_NAME": flow.name,
+            "PREFECT__WORKER_NAME": self.runner.worker_name,
+        }
+        if deployment is not None:
+            environment["PREFECT__DEPLOYMENT_ID"] = str(deployment.id)
+            environment["PREFECT__DEPLOYMENT_NAME"] = deployment.name
+        return environment
+
+    async def _execute(self, job: Any) -> Outcome:
+        infrastructure = self.runner.infrastructure
+        outcomes: list[Outcome] = []
+
+        async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128
+            outcomes.append(await infrastructure.run(job, task_status=task_status))
+            watchers.cancel_scope.cancel()
+
+        # What keeps a run from being started shall arrive as it was raised, not in the nursery's group.
+        with sole_errors_bare():
+            async with trio.open_nursery() as watchers:
+                identifier = await watchers.start(run)
+                self.active.identifier = identifier
+                self.run_log.info(f"Flow run '{self.flow_run.name}' submitted to infrastructure")
+                watchers.start_soon(self._report_identifier, identifier)
+                watchers.start_soon(self._kill_when_cancelled, identifier)
+        return outcomes[0]
+
+    async def _report_identifier(self, identifier: str) -> None:
+        try:
+            await self._patiently(
+                lambda: self.runner.api.set_infrastructure_pid(self.flow_run.id, identifier)
+            )
+        except APIError as error:
+            self.run_log.warning(
+                f"The process id could not be reported, so the server may not know it: {error}"
+            )
+
+    async def _kill_when_cancelled(self, identifier: str) -> None:
+        await self.active.cancel_requested.wait()
+        self.run_log.info(f"Cancelling flow run '{self.flow_run.name}'")
+        await self.runner.infrastructure.kill(identifier, CANCEL_GRACE)
+
+    async def _conclude(self, ended: str) -> None:
+        """Bring the server's record of the run to what is true, if it is not already."""
+        for _ in range(_LOOKS):
+            try:
+                current = await self._patiently(lambda: self.runner.api.read_flow_run(self.flow_run.id))
+            except ObjectNotFoundError:
+                self.run_log.debug(f"Flow run '{self.flow_run.id}' was deleted")
+                return
+            conclusion = conclude(
+                current,
+                ended=ended,
+                known_places={self.active.identifier, self.flow_run.infrastructure_pid},
+                own_transition_ids=self.active.transition_ids,
+                cancel_requested=self.active.cancel_requested.is_set(),
+                now=self.runner.now(),
+            )
+            if isinstance(conclusion, Leave):
+                self.run_log.debug(f"Flow run '{self.flow_run.name}': {conclusion.reason}")
+                return
+            if await self._propose_all(conclusion.states):
+                return
+        _logger.error("The state of flow run %r keeps changing; it is left as it is", self.flow_run.name)
+
+    async def _propose_all(self, states: tuple[ProposedState, ...]) -> bool:
+        """Propose states in order; False as soon as one is not accepted."""
+        for state in states:
+            result = await self._propose(state)
+            if result.status is not SetStateStatus.ACCEPT and not _already_made(result, state):
+                return False
+            message = f"Reported flow run '{self.flow_run.id}' as {state.name.lower()}"
+            self.run_log.info(f"{message}: {state.message}" if state.message else message)
+        return True
+
+    async def have_last_words(self) -> None:
+        """Speak for a run that the worker's end has interrupted; its process is gone by now."""
+        with self.runner.shutdown.last_words() as scope:
+            try:
+                await self._conclude_cut_off()
+            except APIError as error:
+                _logger.error("Flow run %r is left as it is: %s", self.flow_run.name, error)
+        if scope.cancelled_caught:
+            _logger.error("Flow run %r is left as it is: the API did not answer in time", self.flow_run.name)
+
+    async def _conclude_cut_off(self) -> None:
+        if self.active.identifier is None and await self._give_back():
+            return
+        await self._conclude(f"Worker '{self.runner.worker_name}' was stopped before the flow run had ended.")
+
+    async def _give_back(self) -> bool:
+        """Offer a run that never began to other workers; False if it needs more than that."""
+        try:
+            await self._make_sure_of_claim()
+            current = await self._patiently(lambda: self.runner.api.read_flow_run(self.flow_run.id))
+        except (_NotOurs, ObjectNotFoundError):
+            return True
+        state = current.state
+        if state is None or state.state_details.transition_id != self.claim.transition_id:
+            return False
+        reason = f"Given back by worker '{self.runner.worker_name}', which was stopped."
+        return await self._propose_all((scheduled(reason, self.runner.now()),))
+
+    async def _propose(self, state: ProposedState, *, force: bool = False) -> OrchestrationResult:
+        """Propose a state until the server has an answer that is not "wait"."""
+        self.active.transition_ids.add(state.transition_id)
+        while True:
+            result = await self._patiently(
+                lambda: self.runner.api.set_flow_run_state(self.flow_run.id, state, force=force)
+            )
+            if result.status is not SetStateStatus.WAIT:
+                return result
+            await trio.sleep(max(result.details.delay_seconds, 0.1))
+
+    async def _patiently(self, action: Callable[[], Awaitable[T]]) -> T:
+        return await patiently(action, self.runner.patience)
+
+
+def _already_made(result: OrchestrationResult, state: ProposedState) -> bool:
+    """Whether the server refused a state because an earlier attempt, whose answer was lost, had made it so."""
+    return result.state is not None and result.state.state_details.transition_id == state.transition_id

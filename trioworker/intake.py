@@ -1,0 +1,105 @@
+"""Which runs to take in hand now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import attrs
+import trio
+
+from trioworker.active_runs import ActiveRuns
+from trioworker.api.client import LARGEST_PAGE, PrefectAPI
+from trioworker.api.errors import ObjectNotFoundError
+from trioworker.api.models import FlowRun
+from trioworker.flow_run import FlowRunner
+from trioworker.health import PollingHealth
+from trioworker.notices import Notice, Notify
+from trioworker.service import Rhythm, WakeUp, repeat
+
+
+def page_size(free: int | None, in_hand: int) -> int:
+    """How many runs to ask for.
+
+    As many as there are slots, and as many more as are in hand: a run that is being claimed is still listed.
+    At least one, since the server shows from the polling that a queue is being served.
+    """
+    if free is None:
+        return LARGEST_PAGE
+    return min(LARGEST_PAGE, max(1, free + in_hand))
+
+
+def choose(listed: Sequence[FlowRun], in_hand: Collection[UUID], free: int | None) -> list[FlowRun]:
+    """The runs to take in hand, most urgent first: none that is in hand already, and no more than have a slot."""
+    fresh = {run.id: run for run in listed if run.id not in in_hand}
+    return list(fresh.values())[:free]
+
+
+@attrs.define(kw_only=True)
+class Intake:
+    """Polls for runs that are due and starts them.
+
+    Attributes:
+        api: the API.
+        pool_name: the work pool.
+        queue_names: the queues to take runs from; empty for all.
+        prefetch: how far ahead of their time runs are taken.
+        active: the runs in hand.
+        runner: lives their lives.
+        health: told of each good poll.
+        pool_is_gone: called when the pool turns out not to exist.
+        notify: told when a queue does not exist.
+        now: the time of day.
+    """
+
+    api: PrefectAPI
+    pool_name: str
+    queue_names: Sequence[str]
+    prefetch: timedelta
+    active: ActiveRuns
+    runner: FlowRunner
+    health: PollingHealth
+    pool_is_gone: Callable[[], None]
+    notify: Notify
+    now: Callable[[], datetime]
+    _complaint: str = attrs.field(default="", init=False)
+
+    async def poll(self, runs: trio.Nursery) -> None:
+        """Poll once; returns when each run that was found holds its slot."""
+        try:
+            listed = await self.api.get_scheduled_flow_runs(
+                self.pool_name,
+                queue_names=self.queue_names,
+                scheduled_before=self.now() + self.prefetch,
+                limit=page_size(self.active.free, len(self.active)),
+            )
+        except ObjectNotFoundError as error:
+            self._say_missing(error.detail)
+            self.pool_is_gone()
+            return
+        self._complaint = ""
+        self.health.polled()
+        in_hand = {run.flow_run.id for run in self.active}
+        for flow_run in choose(listed, in_hand, self.active.free):
+            # A worker told to stop while it polled begins nothing, not even to undo it.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await runs.start(self.runner.run, flow_run)
+
+    def _say_missing(self, detail: str) -> None:
+        """Say once that a queue is missing; of a missing pool the heartbeat has something to say."""
+        if self.queue_names and "queue" in detail and detail != self._complaint:
+            self._complaint = detail
+            self.notify(Notice(f"Nothing is polled, since a work queue is missing: {detail}", warning=True))
+
+    async def keep_polling(
+        self,
+        runs: trio.Nursery,
+        rhythm: Rhythm,
+        wake_up: WakeUp,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Poll for ever; started at once, since what came before made sure that the pool is there."""
+        task_status.started()
+        await repeat("poll for flow runs", lambda: self.poll(runs), rhythm, wake_up=wake_up)

@@ -1,0 +1,267 @@
+"""The emitter: what the worker has to say to the API, sent by a task of its own.
+
+Whoever has something to say puts it into a memory channel and goes on at once; only the emitter waits for
+the API. Three lanes keep a slow batch of logs from starving a heartbeat:
+
+- heartbeats: only the newest counts; how it went is told to `on_heartbeat`
+- events: in order
+- logs: in batches
+
+An outage holds a lane up and loses nothing. What does get lost is counted and said: entries that find
+their lane full, entries that the API refuses for good, and what is left when the time to flush is over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Generic, TypeVar
+
+import attrs
+import trio
+
+from trioworker.api.client import PrefectAPI
+from trioworker.api.errors import APIError, RequestRefusedError, is_outage
+from trioworker.api.models import Event, LogLine
+from trioworker.service import Rhythm, patiently
+
+_logger = logging.getLogger(__name__)
+
+_EVENTS_HELD = 1_000
+_EVENTS_A_BATCH = 50
+_EVENT_BATCH_SECONDS = 0.05
+_LOG_LINES_HELD = 5_000
+_LOG_LINES_A_BATCH = 500
+_LOG_BATCH_SECONDS = 0.5
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Heartbeat:
+    """A sign of life.
+
+    Attributes:
+        pool_name: the work pool that the worker serves.
+        worker_name: whose sign of life it is.
+        interval: seconds until the next one.
+    """
+
+    pool_name: str
+    worker_name: str
+    interval: float
+
+
+class _BatchLane(Generic[T]):
+    """Entries that are kept in order and sent in batches."""
+
+    def __init__(
+        self,
+        what: str,
+        send: Callable[[list[T]], Awaitable[None]],
+        rhythm: Rhythm,
+        *,
+        capacity: int,
+        batch_size: int,
+        batch_seconds: float,
+    ) -> None:
+        self._what = what
+        self._send = send
+        self._rhythm = rhythm
+        self._batch_size = batch_size
+        self._batch_seconds = batch_seconds
+        self._put, self._take = trio.open_memory_channel[T](capacity)
+        self._overflowed = 0
+        self._in_hand = 0
+
+    def put(self, entry: T) -> None:
+        try:
+            self._put.send_nowait(entry)
+        except trio.WouldBlock:
+            if not self._overflowed:
+                _logger.warning(
+                    "The API does not take %s as fast as they come; newer ones are dropped until it does",
+                    self._what,
+                )
+            self._overflowed += 1
+
+    def close(self) -> None:
+        """Take no more; what is there is still sent."""
+        self._put.close()
+
+    def discard(self) -> int:
+        """Forget what has not been sent; returns how many entries that are."""
+        self._say_overflow()
+        undelivered = self._in_hand + self._take.statistics().current_buffer_used
+        self._take.close()
+        return undelivered
+
+    async def run(self) -> None:
+        async for first in self._take:
+            await self._deliver(await self._batch(first))
+            if not self._take.statistics().current_buffer_used:
+                self._say_overflow()
+
+    async def _batch(self, first: T) -> list[T]:
+        """The first entry and whatever joins it within `batch_seconds`."""
+        batch = [first]
+        self._in_hand = 1
+        with trio.move_on_after(self._batch_seconds), suppress(trio.EndOfChannel):
+            while len(batch) < self._batch_size:
+                batch.append(await self._take.receive())
+                self._in_hand = len(batch)
+        return batch
+
+    async def _deliver(self, batch: list[T]) -> None:
+        """Send a batch; halve it until the entry that the API refuses stands alone, and drop that."""
+        try:
+            await patiently(lambda: self._send(batch), self._rhythm)
+        except RequestRefusedError as error:
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                await self._deliver(batch[:middle])
+                await self._deliver(batch[middle:])
+                return
+            _logger.warning("Dropped one of the %s, which the API refuses: %s", self._what, error.detail)
+        self._in_hand -= len(batch)
+
+    def _say_overflow(self) -> None:
+        if self._overflowed:
+            _logger.warning(
+                "%d %s were dropped while the API did not take them", self._overflowed, self._what
+            )
+            self._overflowed = 0
+
+
+class _LatestLane:
+    """Heartbeats: a newer one takes the place of one that is still waiting."""
+
+    def __init__(self, api: PrefectAPI, on_result: Callable[[APIError | None], None]) -> None:
+        self._api = api
+        self._on_result = on_result
+        self._put, self._take = trio.open_memory_channel[Heartbeat](1)
+
+    def put(self, heartbeat: Heartbeat) -> None:
+        if self._take.statistics().current_buffer_used:
+            self._take.receive_nowait()
+        self._put.send_nowait(heartbeat)
+
+    def close(self) -> None:
+        self._put.close()
+
+    def discard(self) -> None:
+        self._take.close()
+
+    async def run(self) -> None:
+        async for heartbeat in self._take:
+            error: APIError | None = None
+            try:
+                await self._api.send_worker_heartbeat(
+                    heartbeat.pool_name, heartbeat.worker_name, heartbeat.interval
+                )
+            except APIError as caught:
+                # Not sent again: the next heartbeat says the same, and later.
+                error = caught
+                if not is_outage(error):
+                    _logger.debug("Heartbeat refused: %s", error)
+            self._on_result(error)
+
+
+class Outbox:
+    """Where the worker leaves what the API shall hear. Made by `open_outbox`; no method waits."""
+
+    def __init__(
+        self,
+        api: PrefectAPI,
+        rhythm: Rhythm,
+        on_heartbeat: Callable[[APIError | None], None],
+    ) -> None:
+        self._heartbeats = _LatestLane(api, on_heartbeat)
+        self._events = _BatchLane[Event](
+            "events",
+            api.send_events,
+            rhythm,
+            capacity=_EVENTS_HELD,
+            batch_size=_EVENTS_A_BATCH,
+            batch_seconds=_EVENT_BATCH_SECONDS,
+        )
+        self._logs = _BatchLane[LogLine](
+            "log lines",
+            api.send_logs,
+            rhythm,
+            capacity=_LOG_LINES_HELD,
+            batch_size=_LOG_LINES_A_BATCH,
+            batch_seconds=_LOG_BATCH_SECONDS,
+        )
+
+    def heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Send a sign of life, in place of any that is still waiting."""
+        self._heartbeats.put(heartbeat)
+
+    def event(self, event: Event) -> None:
+        """Send an event after those that came before it."""
+        self._events.put(event)
+
+    def log(self, line: LogLine) -> None:
+        """Send a log line with the next batch."""
+        self._logs.put(line)
+
+    async def _emit(self) -> None:
+        async with trio.open_nursery() as lanes:
+            lanes.start_soon(self._heartbeats.run)
+            lanes.start_soon(self._events.run)
+            lanes.start_soon(self._logs.run)
+
+    def _close(self) -> None:
+        self._heartbeats.close()
+        self._events.close()
+        self._logs.close()
+
+    def _discard(self) -> None:
+        """Forget what has not been sent, and say how much that is."""
+        self._heartbeats.discard()
+        events, lines = self._events.discard(), self._logs.discard()
+        if events or lines:
+            _logger.warning(
+                "The API did not take %d events and %d log lines in time; they are lost", events, lines
+            )
+
+
+@asynccontextmanager
+async def open_outbox(
+    api: PrefectAPI,
+    rhythm: Rhythm,
+    *,
+    shield: trio.CancelScope | None = None,
+    flush_deadline: Callable[[], float],
+    on_heartbeat: Callable[[APIError | None], None] = lambda _: None,
+) -> AsyncIterator[Outbox]:
+    """Run the emitter around a block; leaving the block flushes.
+
+    Args:
+        api: where everything goes.
+        rhythm: the delays between attempts of a lane that the API holds up.
+        shield: a shielded scope for the emitter, by which it can be ended early; one of its own if not given.
+        flush_deadline: asked when the block is left; the time on Trio's clock until which to go on sending.
+        on_heartbeat: told how each heartbeat went: None, or what went wrong.
+    """
+    outbox = Outbox(api, rhythm, on_heartbeat)
+    shield = shield or trio.CancelScope(shield=True)
+
+    async def emit() -> None:
+        # Around the emitter task alone. Around the nursery the shield would keep an outer cancellation from ever
+        # reaching the block.
+        with shield:
+            await outbox._emit()  # noqa: SLF001 - one file, one idea: this context manager is Outbox's other half
+
+    try:
+        async with trio.open_nursery() as emitter:
+            emitter.start_soon(emit)
+            try:
+                yield outbox
+            finally:
+                shield.deadline = flush_deadline()
+                outbox._close()  # noqa: SLF001
+    finally:
+        outbox._discard()  # noqa: SLF001

@@ -1,0 +1,59 @@
+"""Lines about one flow run: into the worker's own log, and into the run's log on the server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from trioworker.api.models import FlowRun, LogLine
+from trioworker.outbox import Outbox
+
+_logger = logging.getLogger("trioworker.flow_runs")
+
+# The name under which Prefect's worker logs about a run, which people filter by.
+_NAME_ON_SERVER = "prefect.flow_runs.worker"
+
+
+class RunLog:
+    """The log of one run, as far as the worker writes it.
+
+    Args:
+        flow_run: the run.
+        outbox: takes the lines to the server; None to keep them here.
+        now: the time of day.
+    """
+
+    def __init__(self, flow_run: FlowRun, outbox: Outbox | None, now: Callable[[], datetime]) -> None:
+        self._flow_run = flow_run
+        self._outbox = outbox
+        self._now = now
+
+    def debug(self, message: str) -> None:
+        """Something for whoever looks into a fault; stays on this machine."""
+        _logger.debug(message)
+
+    def info(self, message: str) -> None:
+        """Something that is as it should be."""
+        self._write(logging.INFO, message)
+
+    def warning(self, message: str) -> None:
+        """Something that is not as it should be, but harms nothing."""
+        self._write(logging.WARNING, message)
+
+    def error(self, message: str) -> None:
+        """Something that went wrong."""
+        self._write(logging.ERROR, message)
+
+    def _write(self, level: int, message: str) -> None:
+        _logger.log(level, message)
+        if self._outbox is not None:
+            self._outbox.log(
+                LogLine(
+                    name=_NAME_ON_SERVER,
+                    level=level,
+                    message=message,
+                    timestamp=self._now(),
+                    flow_run_id=self._flow_run.id,
+                )
+            )

@@ -1,0 +1,105 @@
+"""How a worker stops: first no new runs, then a time to finish, then the end.
+
+```
+request()   nothing new is begun; runs get `drain_timeout` seconds to end
+stop()      runs are ended now: terminate, `kill_grace` seconds, kill
+abandon()   everything is killed now and nothing more is said
+```
+
+Each includes the one before it, and each may be called at any time, any number of times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+
+class Shutdown:
+    """The cancel scopes that a worker's parts run in, and the order in which they end.
+
+    Args:
+        drain_timeout: seconds for runs to end by themselves.
+        kill_grace: seconds between terminating and killing a run.
+        flush_timeout: seconds to tell the API about it all.
+        on_cut_off: called once when runs begin to be ended before their time.
+    """
+
+    def __init__(
+        self,
+        *,
+        drain_timeout: float,
+        kill_grace: float,
+        flush_timeout: float,
+        on_cut_off: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.starting = trio.CancelScope()
+        self.intake = trio.CancelScope()
+        self.runs = trio.CancelScope()
+        self.flush = trio.CancelScope(shield=True)
+        self._drain_timeout = drain_timeout
+        self._kill_grace = kill_grace
+        self._flush_timeout = flush_timeout
+        self._on_cut_off = on_cut_off
+        self._requested = False
+        self._last_deadline = math.inf
+        self._last_words: set[trio.CancelScope] = set()
+
+    @property
+    def requested(self) -> bool:
+        """Whether the worker is on its way down."""
+        return self._requested
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether runs were ended before their time."""
+        return self._last_deadline < math.inf
+
+    def request(self) -> None:
+        """Begin nothing new and let what runs end, for `drain_timeout` seconds at the most."""
+        if self._requested:
+            return
+        self._requested = True
+        self.starting.cancel()
+        self.intake.cancel()
+        self.runs.deadline = trio.current_time() + self._drain_timeout
+
+    def stop(self) -> None:
+        """End the runs now."""
+        self.request()
+        self.runs.cancel()
+
+    def abandon(self) -> None:
+        """Give up on everything that still waits; whoever kills processes has done so before."""
+        self.stop()
+        self._last_deadline = -math.inf
+        for scope in (*self._last_words, self.flush):
+            scope.cancel()
+
+    def begin_cut_off(self) -> None:
+        """Take note that runs are being ended before their time; from now on the last deadline counts."""
+        if not self.cut_off:
+            self._last_deadline = trio.current_time() + self._kill_grace + self._flush_timeout
+            self._on_cut_off()
+
+    @contextmanager
+    def last_words(self) -> Iterator[trio.CancelScope]:
+        """A shielded scope for what must be said about a run that was cut off.
+
+        All such scopes, and the flush of the outbox, share one deadline: grace and flush after runs began to
+        be cut off.
+        """
+        self.begin_cut_off()
+        with trio.CancelScope(shield=True, deadline=self._last_deadline) as scope:
+            self._last_words.add(scope)
+            try:
+                yield scope
+            finally:
+                self._last_words.discard(scope)
+
+    def flush_deadline(self) -> float:
+        """Until when the outbox may go on sending, asked once the runs have ended."""
+        return min(trio.current_time() + self._flush_timeout, self._last_deadline)

@@ -1,0 +1,70 @@
+"""Signals to a worker on the command line: ask once, twice, three times."""
+
+from __future__ import annotations
+
+import signal
+
+import trio
+
+from trioworker.notices import Notice, Notify, count_runs
+from trioworker.worker import Worker
+
+
+def signals_to_stop() -> list[signal.Signals]:
+    """The signals that end a worker: SIGTERM, SIGINT, and SIGHUP unless `nohup` or its like keeps it away."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
+
+
+class SignalListener:
+    """The first signal drains the worker, the second stops it, the third kills what it runs and ends it.
+
+    Args:
+        notify: told what each signal does.
+
+    Attributes:
+        starting: the scope to do everything in; a signal cancels it as long as there is no worker.
+        worker: whom the signals are for, once it is there.
+    """
+
+    def __init__(self, notify: Notify) -> None:
+        self.starting = trio.CancelScope()
+        self.worker: Worker | None = None
+        self._notify = notify
+        self._received = 0
+
+    async def listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen until cancelled, which must not be before the worker is gone."""
+        with trio.open_signal_receiver(*signals_to_stop()) as received:
+            task_status.started()
+            async for number in received:
+                self._received += 1
+                self._act(signal.Signals(number).name)
+
+    def _act(self, name: str) -> None:
+        worker = self.worker
+        if worker is None:
+            self._say(f"Received {name}: stopping.")
+            self.starting.cancel()
+        elif self._received == 1:
+            self._say(f"Received {name}: {self._what_draining_means(worker)}")
+            worker.shutdown()
+        elif self._received == 2:
+            self._say(f"Received {name} again: not waiting any longer.")
+            worker.stop()
+        else:
+            self._say(f"Received {name} once more: killing {count_runs(worker.runs_in_hand)} and leaving.")
+            worker.abandon()
+
+    def _what_draining_means(self, worker: Worker) -> str:
+        if not worker.runs_in_hand:
+            return "stopping; no flow run is going on."
+        return (
+            f"taking no more flow runs, and waiting up to {worker.config.drain_timeout:g} s for"
+            f" {count_runs(worker.runs_in_hand)} to end. Send it again to stop them now."
+        )
+
+    def _say(self, message: str) -> None:
+        self._notify(Notice(message))

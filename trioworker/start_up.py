@@ -1,0 +1,63 @@
+"""The first words with the API: which kind of worker does the pool want, and is there an API at all?"""
+
+from __future__ import annotations
+
+from trioworker.api.client import PrefectAPI
+from trioworker.api.errors import (
+    APINotFoundError,
+    NotAuthenticatedError,
+    NotPermittedError,
+    RequestRefusedError,
+)
+from trioworker.config import WorkerConfig
+from trioworker.errors import ConfigurationError
+from trioworker.service import Rhythm, patiently
+from trioworker.work_pool import Discovery, discover
+
+
+async def discover_patiently(api: PrefectAPI, config: WorkerConfig, patience: Rhythm) -> Discovery:
+    """Look at the work pool, for as long as it takes the API to answer.
+
+    Before the first good answer a refusal is taken for a mistake in the configuration, not for an outage.
+
+    Raises:
+        ConfigurationError: the URL or the key is wrong; says what to mend.
+        WorkerRefusedError: the pool's runs are not for workers.
+    """
+
+    async def look() -> Discovery:
+        try:
+            return await discover(api, config.pool, config.queues, config.worker_type)
+        except RequestRefusedError as error:
+            raise ConfigurationError(_what_to_mend(error, config)) from error
+
+    return await patiently(look, patience)
+
+
+def _what_to_mend(error: RequestRefusedError, config: WorkerConfig) -> str:
+    settings = config.settings
+    url = f"{config.shown_api_url} ({settings.source_of('api_url')})"
+    match error:
+        case NotAuthenticatedError() if settings.api_key or settings.api_auth_string:
+            name = "api_key" if settings.api_key else "api_auth_string"
+            return (
+                f"The API at {url} does not accept PREFECT_{name.upper()} ({settings.source_of(name)}):"
+                f" {error.detail}. Check whether it is right and has not expired."
+            )
+        case NotAuthenticatedError():
+            return (
+                f"The API at {url} wants to know who you are: set PREFECT_API_KEY for Prefect Cloud, or"
+                " PREFECT_API_AUTH_STRING for a server of your own that asks for it."
+            )
+        case NotPermittedError():
+            return (
+                f"The API at {url} does not permit this worker to read work pool {config.pool!r}: {error.detail}."
+                " Check the permissions of PREFECT_API_KEY and the workspace in the URL."
+            )
+        case APINotFoundError():
+            return (
+                f"There is no Prefect API at {url}. Check PREFECT_API_URL: that of a server of your own ends in"
+                " /api, that of Prefect Cloud in /api/accounts/ID/workspaces/ID."
+            )
+        case _:
+            return f"The API at {url} refuses this worker: {error}"

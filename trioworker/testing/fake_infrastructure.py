@@ -1,0 +1,270 @@
+"""Infrastructure in memory, for tests: flow runs that do what a script says, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from uuid import UUID
+
+import attrs
+import trio
+
+from trioworker.api.models import SetStateStatus
+from trioworker.infrastructure.exit_status import exit_message
+from trioworker.infrastructure.protocol import Assignment, Gone, InfrastructureError, Outcome, Running
+from trioworker.testing.fake_api import FakePrefectAPI
+
+_TERMINATED = -15
+_KILLED = -9
+
+DEFAULT_TEMPLATE: Mapping[str, Any] = {
+    "job_configuration": {"command": "{{ command }}", "env": "{{ env }}"},
+    "variables": {
+        "type": "object",
+        "properties": {"command": {"type": "string"}, "env": {"type": "object", "default": {}}},
+    },
+}
+
+
+@attrs.frozen(kw_only=True)
+class Script:
+    """What a flow run does once it is started, and what becomes of an attempt to start it.
+
+    The states are proposed to the API by the flow itself, which no outage of the API affects. A flow whose
+    first state is refused ends at once, as Prefect's engine does.
+
+    Attributes:
+        seconds: how long the flow goes on if nobody ends it; `math.inf` for ever.
+        begins: the state that it proposes when it starts, such as `Running`; None for none.
+        ends: the state that it proposes when it is through; None for none.
+        retry_type: goes with `ends`: `in_process` for a flow that means to wait for its own retry.
+        status: the exit status when it is through.
+        terminated: the state that it forces on the API when it gets SIGTERM, such as `Crashed`; None for none.
+        ignores_terminate: whether it takes no notice of SIGTERM, so that only SIGKILL ends it early.
+        start_seconds: how long it takes to start it.
+        cannot_prepare: raised by `prepare`.
+        cannot_start: raised by `run` in place of starting; an `InfrastructureError`, or anything for a bug.
+        breaks: raised by `run` once the flow has ended, in place of the outcome.
+    """
+
+    seconds: float = 1.0
+    begins: str | None = "Running"
+    ends: str | None = "Completed"
+    retry_type: str | None = None
+    status: int = 0
+    terminated: str | None = None
+    ignores_terminate: bool = False
+    start_seconds: float = 0.0
+    cannot_prepare: InfrastructureError | None = None
+    cannot_start: Exception | None = None
+    breaks: Exception | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Kill:
+    """A call of `kill`; `at` is in seconds since the fake API was made, `grace` in seconds."""
+
+    grace: float
+    at: float
+
+
+@attrs.define(eq=False, kw_only=True)
+class Execution:
+    """A flow run that was started. Times are in seconds since the fake API was made.
+
+    Attributes:
+        identifier: what the worker was told.
+        assignment: what the worker asked for.
+        started_at: when it was started.
+        ended_at: when its last process was gone; None while it runs.
+        status: its exit status; None while it runs.
+        kills: every call of `kill` for it.
+        cancelled_at: when the task that runs it was cancelled; None if it never was.
+        killed_now_at: when `kill_now` got it; None if it never did.
+    """
+
+    identifier: str
+    assignment: Assignment
+    started_at: float
+    ended_at: float | None = None
+    status: int | None = None
+    kills: list[Kill] = attrs.field(factory=list)
+    cancelled_at: float | None = None
+    killed_now_at: float | None = None
+
+
+@attrs.frozen
+class FakeJob:
+    """What `FakeInfrastructure.prepare` makes."""
+
+    assignment: Assignment
+    script: Script
+
+
+@attrs.frozen(eq=False)
+class _Process:
+    job: FakeJob
+    execution: Execution
+    life: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+    ended: trio.Event = attrs.field(factory=trio.Event)
+
+
+class FakeInfrastructure:
+    """An `Infrastructure` whose flow runs are played, not executed.
+
+    Args:
+        api: where the flows propose their states, and whose clock is used in the records.
+        script: what flow runs do that have no script of their own.
+        kill_grace: seconds between SIGTERM and SIGKILL when a run is cancelled.
+
+    Attributes:
+        script: as above; may be changed at any time, for the runs that are prepared after that.
+        scripts: the scripts of single flow runs, by their id.
+        executions: every flow run that was started, in order.
+    """
+
+    type: ClassVar[str] = "process"
+
+    def __init__(self, api: FakePrefectAPI, script: Script | None = None, *, kill_grace: float = 5.0) -> None:
+        self.script = script or Script()
+        self.scripts: dict[UUID, Script] = {}
+        self.executions: list[Execution] = []
+        self._api = api
+        self._kill_grace = kill_grace
+        self._running: dict[str, _Process] = {}
+
+    @property
+    def default_base_job_template(self) -> Mapping[str, Any]:
+        """A template with the variables `command` and `env`."""
+        return DEFAULT_TEMPLATE
+
+    def execution(self, flow_run_id: UUID) -> Execution:
+        """The only execution of a flow run; `LookupError` if there is none, or more than one."""
+        found = [each for each in self.executions if each.assignment.flow_run_id == flow_run_id]
+        if len(found) != 1:
+            raise LookupError(f"flow run {flow_run_id} was started {len(found)} times")
+        return found[0]
+
+    @property
+    def running(self) -> list[Execution]:
+        """The flow runs that run now."""
+        return [process.execution for process in self._running.values()]
+
+    def prepare(self, assignment: Assignment) -> FakeJob:
+        """See `Infrastructure.prepare`."""
+        script = self.scripts.get(assignment.flow_run_id, self.script)
+        if script.cannot_prepare is not None:
+            raise script.cannot_prepare
+        return FakeJob(assignment, script)
+
+    async def run(
+        self, job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> Outcome:
+        """See `Infrastructure.run`."""
+        await trio.sleep(job.script.start_seconds)
+        if job.script.cannot_start is not None:
+            raise job.script.cannot_start
+        process = self._start(job)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._play, process)
+                task_status.started(process.execution.identifier)
+                try:
+                    await process.ended.wait()
+                except trio.Cancelled:
+                    process.execution.cancelled_at = self._api.seconds()
+                    with trio.CancelScope(shield=True):
+                        await self._terminate(process, self._kill_grace)
+                    raise
+        finally:
+            del self._running[process.execution.identifier]
+        if job.script.breaks is not None:
+            raise job.script.breaks
+        status = process.execution.status
+        assert status is not None  # noqa: S101 - `_play` has ended
+        return Outcome(status_code=status, message=exit_message(status))
+
+    async def kill(self, identifier: str, grace: float) -> None:
+        """See `Infrastructure.kill`."""
+        process = self._running.get(identifier)
+        if process is None:
+            await trio.lowlevel.checkpoint()
+            return
+        process.execution.kills.append(Kill(grace=grace, at=self._api.seconds()))
+        await self._terminate(process, grace)
+
+    def kill_now(self) -> None:
+        """See `Infrastructure.kill_now`."""
+        for process in self._running.values():
+            process.execution.killed_now_at = self._api.seconds()
+            _end(process, _KILLED)
+
+    async def find(self, identifier: str) -> Running | Gone:
+        """See `Infrastructure.find`."""
+        await trio.lowlevel.checkpoint()
+        return Running() if identifier in self._running else Gone()
+
+    def _start(self, job: FakeJob) -> _Process:
+        execution = Execution(
+            identifier=str(1001 + len(self.executions)),
+            assignment=job.assignment,
+            started_at=self._api.seconds(),
+        )
+        process = _Process(job, execution)
+        self.executions.append(execution)
+        self._running[execution.identifier] = process
+        return process
+
+    async def _play(self, process: _Process) -> None:
+        """Be the flow's process; nothing but its own end and signals end it."""
+        script = process.job.script
+        try:
+            with process.life:
+                if await self._proposed(process, script.begins):
+                    await trio.sleep(script.seconds)
+                    await self._proposed(process, script.ends, retry_type=script.retry_type)
+                _end(process, script.status)
+        finally:
+            process.execution.ended_at = self._api.seconds()
+            process.ended.set()
+
+    async def _proposed(self, process: _Process, name: str | None, *, retry_type: str | None = None) -> bool:
+        """Propose a state, as often as the API says to wait; False if it was refused."""
+        if name is None:
+            return True
+        flow_run_id = process.job.assignment.flow_run_id
+        while True:
+            try:
+                result = self._api.set_state(flow_run_id, name, retry_type=retry_type)
+            except LookupError:  # somebody has deleted the run
+                return False
+            if result.status is not SetStateStatus.WAIT:
+                return result.status is SetStateStatus.ACCEPT
+            await trio.sleep(max(result.details.delay_seconds, 0.1))
+
+    async def _terminate(self, process: _Process, grace: float) -> None:
+        """SIGTERM, the grace, SIGKILL."""
+        script = process.job.script
+        if not script.ignores_terminate and grace > 0 and not process.ended.is_set():
+            self._force(process, script.terminated)
+            _end(process, _TERMINATED)
+        with trio.move_on_after(grace):
+            await process.ended.wait()
+            return
+        _end(process, _KILLED)
+        with trio.CancelScope(shield=True):
+            await process.ended.wait()
+
+    def _force(self, process: _Process, name: str | None) -> None:
+        if name is None:
+            return
+        try:
+            self._api.set_state(process.job.assignment.flow_run_id, name, force=True)
+        except LookupError:  # somebody has deleted the run
+            return
+
+
+def _end(process: _Process, status: int) -> None:
+    if process.execution.status is None:
+        process.execution.status = status
+        process.life.cancel()

@@ -1,0 +1,322 @@
+"""The worker: a tree of nurseries, each outliving the one inside it.
+
+```
+outbox          the emitter; flushed last
+└─ upkeep       health server, heartbeat, cancellation poll
+   └─ runs      one child for each flow run in hand
+      └─ intake the poller; started last, cancelled first
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import trio
+
+from trioworker import events
+from trioworker.active_runs import ActiveRuns
+from trioworker.api.client import PrefectAPI
+from trioworker.api.condition import Condition, ConditionChange
+from trioworker.cancellation import CancellationWatch
+from trioworker.config import WorkerConfig
+from trioworker.errors import GaveUpError, sole_errors_bare
+from trioworker.events import WorkerIdentity
+from trioworker.flow_run import FlowRunner
+from trioworker.health import PollingHealth, bind_health_socket, serve_health
+from trioworker.heartbeat import keep_heartbeat, wake_when_pool_is_gone
+from trioworker.infrastructure.interpreter import installed_prefect_version
+from trioworker.infrastructure.protocol import Infrastructure
+from trioworker.intake import Intake
+from trioworker.notices import Notice, Notify, count_runs, log_notice
+from trioworker.outbox import Outbox, open_outbox
+from trioworker.service import Rhythm, WakeUp, patiently
+from trioworker.shutdown import Shutdown
+from trioworker.start_up import discover_patiently
+from trioworker.surroundings import Surroundings
+from trioworker.work_pool import WorkPoolKeeper
+
+# How soon something that must be done is tried again, to begin with.
+_PATIENCE_SECONDS = 1.0
+
+
+class Worker:
+    """A worker of one work pool. Runs once.
+
+    ```python
+    worker = trioworker.Worker(trioworker.WorkerConfig(pool="demo"))
+    await nursery.start(worker.run)
+    ...
+    worker.shutdown()
+    ```
+
+    Args:
+        config: what to do.
+        notify: told of changes of condition; by default they are logged.
+        surroundings: what the worker touches of the world; by default the real one.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        *,
+        notify: Notify = log_notice,
+        surroundings: Surroundings | None = None,
+    ) -> None:
+        self._config = config
+        self._notify = notify
+        self._surroundings = surroundings or Surroundings()
+        self._active = ActiveRuns(config.limit)
+        self._infrastructure: Infrastructure[Any] | None = None
+        self._gave_up: GaveUpError | None = None
+        self._ready = False
+        self._shutdown = Shutdown(
+            drain_timeout=config.drain_timeout,
+            kill_grace=config.kill_grace,
+            flush_timeout=config.flush_timeout,
+            on_cut_off=self._say_cut_off,
+        )
+
+    @property
+    def config(self) -> WorkerConfig:
+        """What the worker was told to do."""
+        return self._config
+
+    @property
+    def name(self) -> str:
+        """The worker's name, by which Prefect knows it."""
+        return self._config.name
+
+    @property
+    def ready(self) -> bool:
+        """Whether it got as far as polling."""
+        return self._ready
+
+    @property
+    def runs_in_hand(self) -> int:
+        """How many flow runs it has taken that have not ended."""
+        return len(self._active)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it had to end flow runs before their time."""
+        return self._shutdown.cut_off
+
+    def shutdown(self) -> None:
+        """Take no more runs, let those in hand end within `drain_timeout`, then stop. Returns at once."""
+        self._shutdown.request()
+
+    def stop(self) -> None:
+        """As `shutdown`, but end the runs in hand now: SIGTERM, `kill_grace`, SIGKILL. Returns at once."""
+        self._shutdown.stop()
+
+    def abandon(self) -> None:
+        """As `stop`, but kill at once and leave unsaid what is not said yet. Returns at once."""
+        if self._infrastructure is not None:
+            self._infrastructure.kill_now()
+        self._shutdown.abandon()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until `shutdown` is called; started once the worker is synced and polling.
+
+        Shut down before that, it counts as started and returns. Cancelling it is the hard stop: runs are
+        ended and reported within `kill_grace` and `flush_timeout`.
+
+        Raises:
+            WorkerError: it cannot start, or gave up; see `trioworker.errors`.
+            SettingsError: a setting that cannot be right.
+            APIError: the API cannot be used as configured.
+        """
+        condition = Condition(self._say_condition)
+        heartbeat_due, poll_due = WakeUp(), WakeUp()
+        runner: FlowRunner | None = None
+        with sole_errors_bare():
+            async with (
+                self._surroundings.open_api(self._config, condition) as api,
+                open_outbox(
+                    api,
+                    self._rhythm(_PATIENCE_SECONDS),
+                    shield=self._shutdown.flush,
+                    flush_deadline=self._shutdown.flush_deadline,
+                    on_heartbeat=partial(wake_when_pool_is_gone, heartbeat_due),
+                ) as outbox,
+                trio.open_nursery() as upkeep,
+            ):
+                with self._shutdown.starting:
+                    health = await self._open_health(upkeep, condition)
+                    upkeep.start_soon(self._give_up_when_lost, condition)
+                    upkeep.start_soon(_wake_when_back, condition, (heartbeat_due, poll_due))
+                    runner = await self._join_pool(api, outbox)
+                    await upkeep.start(
+                        partial(
+                            keep_heartbeat,
+                            runner.keeper,
+                            outbox,
+                            self.name,
+                            self._rhythm(self._config.settings.worker_heartbeat_seconds),
+                            wake_up=heartbeat_due,
+                        )
+                    )
+                    await upkeep.start(
+                        self._cancellation_watch(runner).keep_polling,
+                        self._rhythm(self._config.cancellation_poll_seconds),
+                    )
+                if runner is None or self._shutdown.requested:
+                    if self._gave_up is None:
+                        task_status.started()
+                else:
+                    intake = self._intake(runner, health, heartbeat_due)
+                    with _announced(self._identity(runner), runner):
+                        await self._serve(intake, poll_due, task_status)
+                upkeep.cancel_scope.cancel()
+        if self._gave_up is not None:
+            raise self._gave_up
+
+    async def _serve(self, intake: Intake, poll_due: WakeUp, task_status: trio.TaskStatus[None]) -> None:
+        """The two inner rooms: runs, and the intake that fills it."""
+        rhythm = self._rhythm(self._config.settings.worker_query_seconds)
+        with self._shutdown.runs:
+            async with trio.open_nursery() as lookout:
+                lookout.start_soon(self._notice_cut_off)
+                async with trio.open_nursery() as runs:
+                    with self._shutdown.intake:
+                        async with trio.open_nursery() as polling:
+                            self._ready = True
+                            task_status.started()
+                            if self._config.run_once:
+                                await patiently(lambda: intake.poll(runs), rhythm)
+                            else:
+                                await polling.start(intake.keep_polling, runs, rhythm, poll_due)
+                    intake.health.draining()
+                lookout.cancel_scope.cancel()
+
+    async def _notice_cut_off(self) -> None:
+        """Start the clock of the last deadline as soon as runs are cancelled, for whatever reason that is."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            if self.runs_in_hand:
+                self._shutdown.begin_cut_off()
+
+    async def _open_health(self, upkeep: trio.Nursery, condition: Condition) -> PollingHealth:
+        settings = self._config.settings
+        health = PollingHealth(settings.worker_query_seconds, condition)
+        if self._config.with_healthcheck:
+            bound = bind_health_socket(settings.worker_webserver_host, settings.worker_webserver_port)
+            await upkeep.start(serve_health, bound, health)
+        return health
+
+    async def _join_pool(self, api: PrefectAPI, outbox: Outbox) -> FlowRunner:
+        """Find out what the work pool wants, and get together what its runs will need."""
+        config = self._config
+        patience = self._rhythm(_PATIENCE_SECONDS)
+        discovery = await discover_patiently(api, config, patience)
+        for notice in discovery.notices:
+            self._notify(notice)
+        infrastructure = self._surroundings.infrastructure(discovery.worker_type, config)
+        self._infrastructure = infrastructure
+        keeper = WorkPoolKeeper(
+            api,
+            config.pool,
+            worker_type=discovery.worker_type,
+            base_job_template=config.base_job_template,
+            default_base_job_template=infrastructure.default_base_job_template,
+            create=config.create_pool_if_not_found,
+            notify=self._notify,
+        )
+        return FlowRunner(
+            api=api,
+            active=self._active,
+            infrastructure=infrastructure,
+            keeper=keeper,
+            worker_name=config.name,
+            worker_environment=config.settings.environment,
+            outbox=outbox,
+            logs_to_api=config.settings.logging_to_api_enabled,
+            shutdown=self._shutdown,
+            patience=patience,
+            now=self._surroundings.now,
+        )
+
+    def _cancellation_watch(self, runner: FlowRunner) -> CancellationWatch:
+        return CancellationWatch(
+            api=runner.api,
+            pool_name=self._config.pool,
+            queue_names=self._config.queues,
+            active=self._active,
+        )
+
+    def _intake(self, runner: FlowRunner, health: PollingHealth, heartbeat_due: WakeUp) -> Intake:
+        return Intake(
+            api=runner.api,
+            pool_name=self._config.pool,
+            queue_names=self._config.queues,
+            prefetch=timedelta(seconds=self._config.effective_prefetch_seconds),
+            active=self._active,
+            runner=runner,
+            health=health,
+            pool_is_gone=heartbeat_due,
+            notify=self._notify,
+            now=self._surroundings.now,
+        )
+
+    async def _give_up_when_lost(self, condition: Condition) -> None:
+        seconds = self._config.settings.give_up_after
+        if seconds is None:
+            return
+        await condition.wait_lost_for(seconds)
+        self._gave_up = GaveUpError(
+            f"The API at {self._config.shown_api_url} was unreachable for {seconds:g} s, which is as long as"
+            " TRIOWORKER_GIVE_UP_AFTER allows."
+        )
+        self.shutdown()
+
+    def _identity(self, runner: FlowRunner) -> WorkerIdentity:
+        return WorkerIdentity(
+            name=self.name,
+            type=runner.infrastructure.type,
+            prefect_version=installed_prefect_version(),
+        )
+
+    def _rhythm(self, interval: float) -> Rhythm:
+        return Rhythm(interval=interval, chance=self._surroundings.chance)
+
+    def _say_condition(self, change: ConditionChange) -> None:
+        url = self._config.shown_api_url
+        if change.reachable:
+            self._notify(Notice(f"The Prefect API at {url} is back after {change.seconds:.0f} s."))
+        else:
+            message = f"Lost the Prefect API: {change.reason}. Trying again until it is back."
+            self._notify(Notice(message, warning=True))
+
+    def _say_cut_off(self) -> None:
+        message = (
+            f"Stopping {count_runs(self.runs_in_hand)} now: SIGTERM, and SIGKILL after"
+            f" {self._config.kill_grace:g} s."
+        )
+        self._notify(Notice(message, warning=True))
+
+
+async def _wake_when_back(condition: Condition, sleepers: Iterable[WakeUp]) -> None:
+    """End the back-off of loops when any of them finds that the API is back."""
+    while True:
+        await condition.wait_lost()
+        await condition.wait_back()
+        for wake in sleepers:
+            wake()
+
+
+@contextmanager
+def _announced(worker: WorkerIdentity, runner: FlowRunner) -> Iterator[None]:
+    """Tell Prefect's event feed that the worker has started, and at the end that it has stopped."""
+    started = events.worker_started(worker, runner.keeper.pool, runner.now())
+    runner.outbox.event(started)
+    try:
+        yield
+    finally:
+        stopped = events.worker_stopped(worker, runner.keeper.pool, runner.now(), follows=started.id)
+        runner.outbox.event(stopped)
