@@ -103,8 +103,7 @@ def trioworker() -> None:
 @click.option(
     "--create-pool-if-not-found/--no-create-pool-if-not-found",
     default=True,
-    show_default=True,
-    help="Whether to create a work pool that does not exist, or to wait for it.",
+    help="Whether to create a work pool that does not exist, or to wait for it.  [default: create]",
 )
 @click.option(
     "--local-server",
@@ -115,17 +114,15 @@ def trioworker() -> None:
     "--drain-timeout",
     type=click.FloatRange(min=0),
     default=20.0,
-    show_default=True,
     metavar="SECONDS",
-    help="How long flow runs may go on when the worker is told to stop.",
+    help="How long flow runs may go on when the worker is told to stop.  [default: 20]",
 )
 @click.option(
     "--kill-grace",
     type=click.FloatRange(min=0),
     default=5.0,
-    show_default=True,
     metavar="SECONDS",
-    help="Time between SIGTERM and SIGKILL for flow runs that are cut off.",
+    help="Time between SIGTERM and SIGKILL for flow runs that are cut off.  [default: 5]",
 )
 async def start(
     *,
