@@ -94,3 +94,31 @@ async def test_run_that_ended_between_poll_and_claim_is_put_back_to_its_end(
         assert worker.runs_in_hand == 0
     assert world.states(run)[-1] == "Completed"
     assert world.infrastructure.executions == []
+
+
+async def test_end_is_put_back_though_the_run_could_not_be_prepared(
+    autojump_clock: Clock, world: World
+) -> None:
+    """What keeps us from running it says nothing about a run that another worker has brought to its end."""
+    run = world.schedule(job_variables={"env": "no mapping"})
+    world.api.latencies["set_flow_run_state"] = 1
+    async with world.working():
+        await trio.sleep(0.5)
+        world.api.set_state(run.id, "Running")
+        world.api.set_state(run.id, "Completed")
+        await trio.sleep(5)
+    assert world.states(run)[-1] == "Completed"
+    assert "Crashed" not in world.states(run)
+
+
+async def test_run_of_another_worker_is_not_cancelled_because_its_deployment_is_gone(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    world.api.latencies["set_flow_run_state"] = 1
+    async with world.working():
+        await trio.sleep(0.5)
+        world.api.set_state(run.id, "Running")
+        world.api.delete_deployment(world.deployment.id)
+        await trio.sleep(5)
+    assert world.states(run)[-1] == "Running"

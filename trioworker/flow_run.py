@@ -123,7 +123,7 @@ class _Life:
         try:
             await self._claim()
             await self._conclude(await self._execute_or_explain())
-        except (_NotOurs, _DeploymentGone) as reason:
+        except _NotOurs as reason:
             self.run_log.info(f"Aborted submission of flow run '{self.flow_run.id}': {reason}")
         except APIError as error:
             # Refused for good: there is no way left to speak for this run.
@@ -135,14 +135,23 @@ class _Life:
         name, run_id = self.runner.worker_name, self.flow_run.id
         self.run_log.info(f"Worker '{name}' submitting flow run '{run_id}'")
         result = await self._propose(self.claim)
+        reason = result.details.reason or "no reason given"
         if result.status is SetStateStatus.ABORT:
-            # Among the reasons is a deployment that is gone; unless it is cancelled, such a run is offered for ever.
-            await self._read_deployment()
-            raise _NotOurs(result.details.reason or "the server aborted it")
+            await self._cancel_if_deployment_is_gone()
+            raise _NotOurs(reason)
         state = result.state
         if state is None or state.type is not StateType.PENDING:
             label = "no state" if state is None else f"state {state.label}"
-            raise _NotOurs(f"the server answered with {label}: {result.details.reason or 'no reason given'}")
+            raise _NotOurs(f"the server answered with {label}: {reason}")
+
+    async def _cancel_if_deployment_is_gone(self) -> None:
+        """Make an end of a run that waits for ever, since the server lets nobody claim it."""
+        try:
+            await self._read_deployment()
+        except _DeploymentGone as gone:
+            current = await self._patiently(lambda: self.runner.api.read_flow_run(self.flow_run.id))
+            if current.state is not None and current.state.type is StateType.SCHEDULED:
+                await self._propose_all((cancelled(str(gone)),))
 
     async def _make_sure_of_claim(self) -> None:
         """See to it that nobody else has run, or is about to run, what we have claimed."""
@@ -158,32 +167,47 @@ class _Life:
 
     async def _execute_or_explain(self) -> str:
         """Execute the run and return how it ended, or why it could not be executed, as a sentence."""
+        job: Any = None
+        obstacle: Exception | None = None
         try:
             job = await self._prepare()
-            # As late as possible: until the process is there, nobody else knows that somebody acts upon the claim.
-            await self._make_sure_of_claim()
-            if self.active.cancel_requested.is_set():
-                return "Flow run was cancelled before it began."
+        except Exception as error:  # noqa: BLE001 - the failure boundary of a run
+            obstacle = error
+        # As late as possible: until the process is there, nobody else knows that somebody acts upon the claim. And
+        # before anything is said about the run: it may be another worker's.
+        await self._make_sure_of_claim()
+        if isinstance(obstacle, _DeploymentGone):
+            await self._propose_all((cancelled(str(obstacle)),))
+            raise _NotOurs(str(obstacle))
+        if self.active.cancel_requested.is_set():
+            return "Flow run was cancelled before it began."
+        if obstacle is not None:
+            return self._explain(obstacle)
+        try:
             outcome = await self._execute(job)
-        except (_NotOurs, _DeploymentGone):
-            raise
-        except (JobTemplateError, InfrastructureError) as error:
-            return self._not_started(str(error))
-        except ObjectNotFoundError as error:
-            return self._not_started(error.detail)
-        except APIError as error:
-            return self._not_started(str(error))
-        except Exception as error:
-            # The failure boundary of a run: a bug, of ours or of an installed infrastructure, ends this run alone.
-            _logger.exception("Flow run %r failed because of a bug", self.flow_run.name)
-            return self._not_started(f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - the failure boundary of a run
+            return self._explain(error)
         if outcome.status_code != 0:
             self.run_log.info(f"Flow run '{self.flow_run.name}': {outcome.message}")
         return outcome.message
 
-    def _not_started(self, reason: str) -> str:
-        self.run_log.error(f"Failed to submit flow run '{self.flow_run.name}' to infrastructure: {reason}")
-        return f"Flow run could not start: {reason}"
+    def _explain(self, error: Exception) -> str:
+        """Why a run could not be executed. A bug, of ours or of an installed infrastructure, ends this run alone."""
+        match error:
+            case ObjectNotFoundError(detail=detail):
+                reason = detail
+            case JobTemplateError() | InfrastructureError() | APIError():
+                reason = str(error)
+            case _:
+                _logger.error("Flow run %r met with a bug", self.flow_run.name, exc_info=error)
+                reason = f"{type(error).__name__}: {error}"
+        if self.active.identifier is None:
+            self.run_log.error(
+                f"Failed to submit flow run '{self.flow_run.name}' to infrastructure: {reason}"
+            )
+            return f"Flow run could not start: {reason}"
+        self.run_log.error(f"Infrastructure of flow run '{self.flow_run.name}' failed: {reason}")
+        return f"Flow run's infrastructure failed: {reason}"
 
     async def _prepare(self) -> Any:
         """Read what belongs to the run and make a job of it."""
@@ -211,9 +235,7 @@ class _Life:
             return None
         with suppress(ObjectNotFoundError):
             return await self._patiently(lambda: self.runner.api.read_deployment(deployment_id))
-        reason = f"Deployment {deployment_id} no longer exists, cancelled run."
-        await self._propose(cancelled(reason))
-        raise _DeploymentGone(reason)
+        raise _DeploymentGone(f"Deployment {deployment_id} no longer exists, cancelled run.")
 
     def _environment(self, deployment: Deployment | None, flow: Flow) -> dict[str, str]:
         """By what the run's process knows itself, and is known to the API in turn."""
