@@ -44,7 +44,13 @@ _SHORT_INTERVALS = {
 }
 
 # Makes standard input its controlling terminal, as a login does, and becomes the command.
-_LOG_IN = "import os, sys; os.login_tty(0); os.execvp(sys.argv[1], sys.argv[1:])"
+# Whatever the tests were started with, at a terminal SIGINT is not ignored.
+_LOG_IN = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.login_tty(0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 

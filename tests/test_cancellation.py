@@ -11,7 +11,7 @@ import trio.testing
 from support import FOREVER, POOL, World
 
 from trioworker.active_runs import ActiveRuns
-from trioworker.api.errors import APIUnavailableError, ObjectNotFoundError
+from trioworker.api.errors import APIUnavailableError, ObjectNotFoundError, RequestRefusedError
 from trioworker.api.models import FlowRun
 from trioworker.cancellation import CancellationWatch, is_orphan
 from trioworker.testing import Script
@@ -24,9 +24,15 @@ async def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def watch(world: World, active: ActiveRuns | None = None, queues: tuple[str, ...] = ()) -> CancellationWatch:
+def watch(
+    world: World, active: ActiveRuns | None = None, queues: tuple[str, ...] = (), orphan_age: float = 0
+) -> CancellationWatch:
     return CancellationWatch(
-        api=world.api, pool_name=POOL, queue_names=queues, active=active or ActiveRuns(None)
+        api=world.api,
+        pool_name=POOL,
+        queue_names=queues,
+        active=active or ActiveRuns(None),
+        orphan_age=orphan_age,
     )
 
 
@@ -59,6 +65,31 @@ async def test_run_that_never_began_is_cancelled_here(autojump_clock: Clock, wor
     await watch(world).poll()
     assert world.states(run)[-1] == "Cancelled"
     assert world.message(run) == "Flow run cancelled by worker (no infrastructure found)."
+
+
+async def test_orphan_is_given_time_to_turn_out_to_be_none(autojump_clock: Clock, world: World) -> None:
+    """The worker that has claimed it shall see for itself, and not launch what is cancelled already."""
+    run = claimed(world)
+    patient = watch(world, orphan_age=40)
+    await patient.poll()
+    await trio.sleep(39)
+    await patient.poll()
+    assert world.states(run)[-1] == "Cancelling"
+    await trio.sleep(1)
+    await patient.poll()
+    assert world.states(run)[-1] == "Cancelled"
+
+
+async def test_orphan_that_cannot_be_cancelled_keeps_no_run_in_hand_from_being_told(
+    autojump_clock: Clock, world: World
+) -> None:
+    claimed(world)
+    run = claimed(world)
+    world.api.fail("set_flow_run_state", RequestRefusedError("POST", 422, "no"))
+    active = ActiveRuns(None)
+    with active.hold(run) as in_hand:
+        await watch(world, active).poll()
+        assert in_hand.cancel_requested.is_set()
 
 
 async def test_run_that_runs_elsewhere_is_left_to_its_worker(autojump_clock: Clock, world: World) -> None:

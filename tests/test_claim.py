@@ -39,16 +39,21 @@ def test_claim_of_a_run_that_is_to_be_cancelled_is_good_for_that() -> None:
     assert judge_claim(history, OURS) == Cancelling()
 
 
-@pytest.mark.parametrize(
-    "decided", [StateType.CANCELLED, StateType.CRASHED, StateType.SCHEDULED, StateType.RUNNING]
-)
+@pytest.mark.parametrize("decided", [StateType.SCHEDULED, StateType.RUNNING])
 def test_claim_that_others_have_decided_over_is_lost(decided: StateType) -> None:
     assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS), state(decided)], OURS) == Lost()
 
 
-def test_run_that_was_revived_and_has_ended_again_is_left_alone() -> None:
-    ended = state(StateType.COMPLETED)
-    assert judge_claim([SCHEDULED, ended, state(StateType.PENDING, OURS), ended], OURS) == Lost()
+def test_claim_of_a_run_that_others_have_ended_is_not_good() -> None:
+    ended = state(StateType.CANCELLED)
+    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS), ended], OURS) == Revived(ended)
+
+
+def test_claim_that_arrived_before_the_end_but_took_effect_after_it_has_revived_the_run() -> None:
+    running, ended = state(StateType.RUNNING), state(StateType.COMPLETED)
+    theirs, ours = state(StateType.PENDING, THEIRS), state(StateType.PENDING, OURS)
+    assert judge_claim([SCHEDULED, theirs, running, ours, ended], OURS) == Revived(ended)
+    assert judge_claim([SCHEDULED, ours, theirs, running, ended], OURS) == Revived(ended)
 
 
 def test_of_two_claims_the_first_is_granted_though_the_second_was_accepted() -> None:

@@ -23,7 +23,6 @@ POOL = WorkPool(id=uuid4(), name="pool", type="process")
         ("Zürich & Genève", "zurich-geneve"),
         ("--a__b--", "a-b"),
         ("a.b.c", "a-b-c"),
-        ("", ""),
     ],
 )
 def test_slug(name: str, expected: str) -> None:
@@ -72,3 +71,10 @@ def test_event_is_sent_as_the_api_wants_it() -> None:
     assert sent["occurred"] == "2026-01-01T00:00:00+00:00"
     assert UUID(sent["id"])
     assert sent["payload"] == {}
+
+
+def test_names_without_any_letter_that_counts_are_told_apart_by_a_digest() -> None:
+    one, other = slug("工人"), slug("猫")
+    assert one != other
+    assert one == slug("工人")
+    assert len(one) == 16

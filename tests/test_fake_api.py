@@ -185,15 +185,19 @@ async def test_nothing_gets_through_an_outage(autojump_clock: trio.testing.MockC
     condition = Condition(lambda change: changes.append((trio.current_time(), change)))
     fake = FakePrefectAPI(condition=condition)
     run = fake_with_run(fake)
-    await fake.read_flow_run(run.id)
+    await fake.read_work_pool("pool")
     with fake.outage("no connection: test"):
         for _ in range(3):
             with pytest.raises(APIUnavailableError, match="no connection: test"):
                 await fake.set_flow_run_state(run.id, claim())
+            with pytest.raises(APIUnavailableError):
+                await fake.read_work_pool("pool")
             await trio.sleep(3)
     assert fake.history(run.id) == [("Scheduled", 0)]
     assert not fake.condition.reachable
     await fake.set_flow_run_state(run.id, claim())
+    assert not fake.condition.reachable
+    await fake.read_work_pool("pool")
     assert changes == [
         (3, ConditionChange(reachable=False, reason="no connection: test")),
         (9, ConditionChange(reachable=True, seconds=9)),
@@ -234,14 +238,14 @@ async def test_api_that_does_not_know_us_or_makes_no_sense_is_lost(
     autojump_clock: trio.testing.MockClock, method: str
 ) -> None:
     fake = FakePrefectAPI()
-    flow_id = fake_with_run(fake).flow_id
+    fake_with_run(fake)
     for _ in range(2):
         if method == "fail":
-            fake.fail("read_flow", NotAuthenticatedError("GET /flows", 401, "who?"))
+            fake.fail("read_work_pool", NotAuthenticatedError("GET /work_pools/pool", 401, "who?"))
         else:
-            fake.malform_answer("read_flow")
+            fake.malform_answer("read_work_pool")
         with pytest.raises(APIError):
-            await fake.read_flow(flow_id)
+            await fake.read_work_pool("pool")
         await trio.sleep(OUTAGE_AFTER)
     assert not fake.condition.reachable
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from trioworker.api.condition import Condition
 from trioworker.api.errors import (
     APIError,
     APIUnavailableError,
@@ -258,8 +259,38 @@ async def test_sleep_lasts_its_time_when_nobody_calls(autojump_clock: Clock) -> 
 async def test_patience_outlasts_an_outage(autojump_clock: Clock) -> None:
     gone = APIUnavailableError("gone")
     workload = Workload(*[gone] * 8)
-    await patiently(workload, steady(1))
+    await patiently(workload, steady(1), Condition())
     assert workload.times == [0, 2, 6, 14, 30, 62, 122, 182, 242]
+
+
+async def test_patience_ends_its_sleep_when_the_api_is_back(autojump_clock: Clock) -> None:
+    condition = Condition()
+    condition.failed("gone")
+    workload = Workload(*[APIUnavailableError("gone")] * 6)
+
+    async def come_back() -> None:
+        await trio.sleep(100)
+        condition.answered()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come_back)
+        await patiently(workload, steady(1), condition)
+    assert workload.times == [0, 2, 6, 14, 30, 62, 100]
+
+
+async def test_patience_has_an_end_where_the_api_answers_others(autojump_clock: Clock) -> None:
+    workload = Workload(*[APIUnavailableError("broken")] * 8)
+    with pytest.raises(APIUnavailableError):
+        await patiently(workload, steady(1), Condition(), strikes=3)
+    assert workload.times == [0, 2, 6]
+
+
+async def test_strikes_are_not_counted_during_an_outage(autojump_clock: Clock) -> None:
+    condition = Condition()
+    condition.failed("gone")
+    workload = Workload(*[APIUnavailableError("gone")] * 8)
+    await patiently(workload, steady(1), condition, strikes=3)
+    assert len(workload.times) == 9
 
 
 async def test_patience_hands_on_the_answer(autojump_clock: Clock) -> None:
@@ -267,17 +298,17 @@ async def test_patience_hands_on_the_answer(autojump_clock: Clock) -> None:
         await trio.lowlevel.checkpoint()
         return 42
 
-    assert await patiently(answer, steady(1)) == 42
+    assert await patiently(answer, steady(1), Condition()) == 42
 
 
 async def test_patience_is_not_for_refusals(autojump_clock: Clock) -> None:
     workload = Workload(APIUnavailableError("gone"), REFUSED)
     with pytest.raises(RequestRefusedError):
-        await patiently(workload, steady(1))
+        await patiently(workload, steady(1), Condition())
     assert workload.times == [0, 2]
 
 
 async def test_patience_keeps_to_retry_after(autojump_clock: Clock) -> None:
     workload = Workload(APIUnavailableError("busy", retry_after=45), seconds=3)
-    await patiently(workload, steady(1))
+    await patiently(workload, steady(1), Condition())
     assert workload.times == [0, 48]

@@ -339,7 +339,9 @@ async def test_stop_cuts_a_drain_short(autojump_clock: Clock, world: World) -> N
     assert world.api.history(run.id)[-1] == ("Crashed", 13)
 
 
-async def test_abandon_kills_at_once_and_waits_for_nothing(autojump_clock: Clock, world: World) -> None:
+async def test_abandon_kills_at_once_and_leaves_a_second_to_say_so(
+    autojump_clock: Clock, world: World
+) -> None:
     run = world.schedule(Script(seconds=FOREVER, ignores_terminate=True))
     async with world.working() as worker:
         await trio.sleep(10)
@@ -347,29 +349,29 @@ async def test_abandon_kills_at_once_and_waits_for_nothing(autojump_clock: Clock
         worker.stop()
         await trio.sleep(1)
         worker.abandon()
-    assert world.now == 11
+    assert world.now == 12
     assert world.infrastructure.execution(run.id).killed_now_at == 11
     assert world.infrastructure.execution(run.id).status == -9
 
 
-async def test_abandon_from_the_first_signal_waits_for_nothing(autojump_clock: Clock, world: World) -> None:
+async def test_abandon_from_the_first_signal_leaves_a_second(autojump_clock: Clock, world: World) -> None:
     world.schedule(Script(seconds=FOREVER, ignores_terminate=True))
     async with world.working() as worker:
         await trio.sleep(10)
         world.api.start_outage()
         worker.abandon()
-    assert world.now == 10
+    assert world.now == 11
     assert worker.cut_off
 
 
-async def test_abandon_does_not_wait_for_the_flush(autojump_clock: Clock, world: World) -> None:
+async def test_abandon_leaves_a_second_for_the_flush(autojump_clock: Clock, world: World) -> None:
     async with world.working() as worker:
         await trio.sleep(10)
         world.api.start_outage()
         worker.shutdown()
         await trio.sleep(1)
         worker.abandon()
-    assert world.now == 11
+    assert world.now == 12
 
 
 async def test_shutdown_may_be_called_any_number_of_times(autojump_clock: Clock, world: World) -> None:

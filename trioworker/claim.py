@@ -2,8 +2,11 @@
 
 The server cannot be asked to accept a claim only of a run that is still waiting. It takes the claim of a run
 that has ended meanwhile for the wish to run it once more, and on SQLite it now and then accepts the claims of
-two workers that come at the same moment. A run's history tells what really happened: a good claim is the
-first one after the run was scheduled.
+two workers that come at the same moment. A run's history tells what really happened: a good claim directly
+follows the run's being scheduled, and nothing but later claims follows it.
+
+The order of the history is that in which the requests arrived, which is not always that in which they took
+effect: a claim that had to wait its turn may stand before the states of a run that began and ended meanwhile.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Lost:
 
 @attrs.frozen
 class Revived:
-    """The run had ended, in `ended_as`; that is to be put back."""
+    """The run has ended, in `ended_as`; if the claim took effect after that, the end is to be put back."""
 
     ended_as: State
 
@@ -52,13 +55,12 @@ def judge_claim(history: Sequence[State], transition_id: UUID) -> Verdict:
     if True not in ours:
         return Lost()
     place = ours.index(True)
-    before = history[place - 1] if place else None
     # Claims that came later were accepted by mistake, and their workers see it as we do.
     after = [state for state in history[place + 1 :] if state.type is not StateType.PENDING]
-    if before is not None and before.type.is_final:
-        return Lost() if after else Revived(before)
-    if before is not None and before.type is not StateType.SCHEDULED:
-        return Lost()
-    if not after:
-        return Granted()
-    return Cancelling() if after[-1].type is StateType.CANCELLING else Lost()
+    if place == 0 or history[place - 1].type is StateType.SCHEDULED:
+        if not after:
+            return Granted()
+        if after[-1].type is StateType.CANCELLING:
+            return Cancelling()
+    others = [state for state, is_ours in zip(history, ours, strict=True) if not is_ours]
+    return Revived(others[-1]) if others[-1].type.is_final else Lost()

@@ -1,7 +1,7 @@
 """The command line: options into a `WorkerConfig`, notices onto the terminal, errors into exit codes.
 
 Exit codes: 0 when every run in hand came to its end, 1 when something kept the worker from starting or runs had
-to be cut off, 2 when the command was called wrongly, 130 after Ctrl-C before the worker was up.
+to be cut off, 2 when the command was called wrongly, 130 after Ctrl-C in the first instant.
 """
 
 from __future__ import annotations
@@ -175,8 +175,9 @@ async def _work(worker: Worker, config: WorkerConfig) -> None:
             _say(f"Worker {worker.name!r} started!", fg="green")
             if not config.run_once:
                 _say(
-                    f"Told to stop, it is gone within {config.stop_bound:g} s (drain {config.drain_timeout:g} s,"
-                    f" kill grace {config.kill_grace:g} s, flush {config.flush_timeout:g} s)."
+                    f"Once told to stop, the worker is gone within {config.stop_bound:g} s"
+                    f" (drain {config.drain_timeout:g} s, kill grace {config.kill_grace:g} s,"
+                    f" flush {config.flush_timeout:g} s)."
                 )
     _say(f"Worker {worker.name!r} stopped!", fg="green")
 
@@ -189,18 +190,25 @@ async def _server(settings: Settings, *, wanted: bool) -> AsyncIterator[Settings
         return
     from trioworker.local_server import open_local_server  # noqa: PLC0415 - few need it
 
+    preferred_port = settings.server_api_port
+    if settings.api_url is not None:
+        source = settings.source_of("api_url")
+        _show(Notice(f"PREFECT_API_URL ({source}) does not count: the worker works for the local server."))
     async with open_local_server(
         python=find_interpreter(settings.python),
         home=settings.home,
         environment=settings.environment,
-        preferred_port=settings.server_api_port,
+        preferred_port=preferred_port,
         on_notice=lambda message: _show(Notice(message)),
     ) as server:
+        if not server.dashboard_url.endswith(f":{preferred_port}"):
+            _show(Notice(f"Port {preferred_port} is taken, so the server has another one.", warning=True))
+        _show(Notice(f"For other terminals: export PREFECT_API_URL={server.url}"))
         yield settings.with_api_url(server.url)
 
 
 async def _ask_for_pool() -> str:
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError("Missing option '-p' / '--pool': the name of the work pool.")
     answer: str = await click.prompt("Work pool name")
     return answer
@@ -221,6 +229,9 @@ def _read_template(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(template, dict):
         raise ConfigurationError(f"{what} must be a JSON object, not {type(template).__name__}.")
+    for part in ("job_configuration", "variables"):
+        if not isinstance(template.get(part), dict):
+            raise ConfigurationError(f"{what} must have an object {part!r}.")
     return template
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -40,9 +41,13 @@ class WorkerIdentity:
 
 
 def slug(name: str) -> str:
-    """A name as it stands in a resource id: lower-case letters, digits and single dashes."""
+    """A name as it stands in a resource id: lower-case letters, digits and single dashes.
+
+    A name that has nothing of these is known by a digest of itself.
+    """
     ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")
+    words = re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")
+    return words or hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def related_work_pool(pool: WorkPool) -> Mapping[str, str]:

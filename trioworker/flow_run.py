@@ -7,10 +7,11 @@ run or a loop of the worker.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 import trio
@@ -25,12 +26,19 @@ from trioworker.api.models import (
     OrchestrationResult,
     ProposedState,
     SetStateStatus,
+    State,
     StateType,
 )
 from trioworker.claim import Cancelling, Lost, Revived, judge_claim
 from trioworker.conclusion import Leave, cancelled, conclude, restored, scheduled
 from trioworker.errors import sole_errors_bare
-from trioworker.infrastructure.protocol import Assignment, Infrastructure, InfrastructureError, Outcome
+from trioworker.infrastructure.protocol import (
+    Assignment,
+    Infrastructure,
+    InfrastructureError,
+    InfrastructureFullError,
+    Outcome,
+)
 from trioworker.job_template import JobTemplateError, merge_job_variables, render
 from trioworker.outbox import Outbox
 from trioworker.run_log import RunLog
@@ -42,6 +50,10 @@ _logger = logging.getLogger(__name__)
 
 # Between the SIGTERM and the SIGKILL of a run that somebody cancels, as in Prefect's worker.
 CANCEL_GRACE = 30.0
+
+# How often a request about a run that has not begun may fail while the API answers others. With the delays between
+# them, and the attempts that each is on the wire, that takes some minutes; then the fault is the run's.
+_STRIKES = 8
 
 # A state that changes under our hands is looked at again, but not for ever.
 _LOOKS = 5
@@ -104,7 +116,7 @@ class FlowRunner:
                     await life.have_last_words()  # noqa: ASYNC102 - shielded and bounded in there
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Life:
     """What a runner knows of one run."""
 
@@ -113,6 +125,8 @@ class _Life:
     run_log: RunLog
     # One state for all attempts to claim: its transition id tells a repetition from somebody else's claim.
     claim: ProposedState = attrs.field(factory=lambda: ProposedState(type=StateType.PENDING, name="Pending"))
+    claim_sent: bool = False
+    claim_answered: bool = False
 
     @property
     def flow_run(self) -> FlowRun:
@@ -132,9 +146,17 @@ class _Life:
             _logger.exception("Flow run %r is left as it is, because of a bug", self.flow_run.name)
 
     async def _claim(self) -> None:
+        if self.runner.shutdown.requested:
+            raise _NotOurs("the worker was told to stop before it had claimed it")
         name, run_id = self.runner.worker_name, self.flow_run.id
         self.run_log.info(f"Worker '{name}' submitting flow run '{run_id}'")
-        result = await self._propose(self.claim)
+        await self._propose_claim()
+
+    async def _propose_claim(self) -> None:
+        """Claim the run; harmless when that has been done already, and only the answer was lost."""
+        self.claim_sent = True
+        result = await self._propose(self.claim, strikes=_STRIKES)
+        self.claim_answered = True
         reason = result.details.reason or "no reason given"
         if result.status is SetStateStatus.ABORT:
             await self._cancel_if_deployment_is_gone()
@@ -162,8 +184,13 @@ class _Life:
             case Cancelling():
                 self.active.cancel_requested.set()
             case Revived(ended_as):
-                await self._propose(restored(ended_as), force=True)
+                current = await self._patiently(lambda: self.runner.api.read_flow_run(self.flow_run.id))
+                if current.state is not None and self._is_claim(current.state):
+                    await self._propose(restored(ended_as), force=True)
                 raise _NotOurs(f"somebody else has run it, and it ended {ended_as.label}")
+
+    def _is_claim(self, state: State) -> bool:
+        return state.state_details.transition_id == self.claim.transition_id
 
     async def _execute_or_explain(self) -> str:
         """Execute the run and return how it ended, or why it could not be executed, as a sentence."""
@@ -183,12 +210,16 @@ class _Life:
             return "Flow run was cancelled before it began."
         if obstacle is not None:
             return self._explain(obstacle)
+        if self.runner.shutdown.requested:
+            await self._give_back("the worker was told to stop")
         try:
             outcome = await self._execute(job)
+        except InfrastructureFullError as error:
+            await self._give_back(str(error))
         except Exception as error:  # noqa: BLE001 - the failure boundary of a run
             return self._explain(error)
-        if outcome.status_code != 0:
-            self.run_log.info(f"Flow run '{self.flow_run.name}': {outcome.message}")
+        if outcome.status_code != 0 and not self.active.cancel_requested.is_set():
+            self.run_log.error(f"Flow run '{self.flow_run.name}': {outcome.message}")
         return outcome.message
 
     def _explain(self, error: Exception) -> str:
@@ -212,7 +243,9 @@ class _Life:
     async def _prepare(self) -> Any:
         """Read what belongs to the run and make a job of it."""
         deployment = await self._read_deployment()
-        flow = await self._patiently(lambda: self.runner.api.read_flow(self.flow_run.flow_id))
+        flow = await self._patiently(
+            lambda: self.runner.api.read_flow(self.flow_run.flow_id), strikes=_STRIKES
+        )
         pool = self.runner.keeper.pool
         if pool is None:
             raise InfrastructureError("its work pool is gone")
@@ -234,7 +267,9 @@ class _Life:
         if deployment_id is None:
             return None
         with suppress(ObjectNotFoundError):
-            return await self._patiently(lambda: self.runner.api.read_deployment(deployment_id))
+            return await self._patiently(
+                lambda: self.runner.api.read_deployment(deployment_id), strikes=_STRIKES
+            )
         raise _DeploymentGone(f"Deployment {deployment_id} no longer exists, cancelled run.")
 
     def _environment(self, deployment: Deployment | None, flow: Flow) -> dict[str, str]:
@@ -252,21 +287,28 @@ class _Life:
 
     async def _execute(self, job: Any) -> Outcome:
         infrastructure = self.runner.infrastructure
-        outcomes: list[Outcome] = []
+        ended: list[Outcome | Exception] = []
 
-        async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128
-            outcomes.append(await infrastructure.run(job, task_status=task_status))
+        async def run(*, task_status: trio.TaskStatus[str]) -> None:
+            try:
+                ended.append(await infrastructure.run(job, task_status=task_status))
+            except Exception as error:
+                if self.active.identifier is None:
+                    raise
+                # Kept, since in the company of cancelled watchers it would leave in a group that nobody expects.
+                ended.append(error)
             watchers.cancel_scope.cancel()
 
         # What keeps a run from being started shall arrive as it was raised, not in the nursery's group.
         with sole_errors_bare():
             async with trio.open_nursery() as watchers:
-                identifier = await watchers.start(run)
-                self.active.identifier = identifier
+                self.active.identifier = await watchers.start(run)
                 self.run_log.info(f"Flow run '{self.flow_run.name}' submitted to infrastructure")
-                watchers.start_soon(self._report_identifier, identifier)
-                watchers.start_soon(self._kill_when_cancelled, identifier)
-        return outcomes[0]
+                watchers.start_soon(self._report_identifier, self.active.identifier)
+                watchers.start_soon(self._kill_when_cancelled, self.active.identifier)
+        if isinstance(ended[0], Exception):
+            raise ended[0]
+        return ended[0]
 
     async def _report_identifier(self, identifier: str) -> None:
         try:
@@ -321,42 +363,58 @@ class _Life:
         with self.runner.shutdown.last_words() as scope:
             try:
                 await self._conclude_cut_off()
+            except _NotOurs as reason:
+                self.run_log.info(f"Left flow run '{self.flow_run.id}': {reason}")
             except APIError as error:
                 _logger.error("Flow run %r is left as it is: %s", self.flow_run.name, error)
         if scope.cancelled_caught:
             _logger.error("Flow run %r is left as it is: the API did not answer in time", self.flow_run.name)
 
     async def _conclude_cut_off(self) -> None:
-        if self.active.identifier is None and await self._give_back():
+        if not self.claim_sent:
             return
+        if not self.claim_answered:
+            # It may be on its way yet. Saying the same again settles whether the run is ours.
+            await self._propose_claim()
+        if self.active.identifier is None:
+            await self._make_sure_of_claim()
+            await self._give_back("the worker was stopped")
         await self._conclude(f"Worker '{self.runner.worker_name}' was stopped before the flow run had ended.")
 
-    async def _give_back(self) -> bool:
-        """Offer a run that never began to other workers; False if it needs more than that."""
-        try:
-            await self._make_sure_of_claim()
-            current = await self._patiently(lambda: self.runner.api.read_flow_run(self.flow_run.id))
-        except (_NotOurs, ObjectNotFoundError):
-            return True
-        state = current.state
-        if state is None or state.state_details.transition_id != self.claim.transition_id:
-            return False
-        reason = f"Given back by worker '{self.runner.worker_name}', which was stopped."
-        return await self._propose_all((scheduled(reason, self.runner.now()),))
+    async def _give_back(self, why: str) -> NoReturn:
+        """Offer a run that was claimed, but has not begun, to any worker.
 
-    async def _propose(self, state: ProposedState, *, force: bool = False) -> OrchestrationResult:
+        Raises:
+            _NotOurs: always; from now on it is not.
+        """
+        if self.active.cancel_requested.is_set():
+            await self._conclude("Flow run was cancelled before it began.")
+        else:
+            reason = f"Given back by worker '{self.runner.worker_name}': {why}."
+            await self._propose_all((scheduled(reason, self.runner.now()),))
+        raise _NotOurs(f"given back, because {why}")
+
+    async def _propose(
+        self, state: ProposedState, *, force: bool = False, strikes: float = math.inf
+    ) -> OrchestrationResult:
         """Propose a state until the server has an answer that is not "wait"."""
         self.active.transition_ids.add(state.transition_id)
         while True:
             result = await self._patiently(
-                lambda: self.runner.api.set_flow_run_state(self.flow_run.id, state, force=force)
+                lambda: self.runner.api.set_flow_run_state(self.flow_run.id, state, force=force),
+                strikes=strikes,
             )
             if result.status is not SetStateStatus.WAIT:
                 return result
             await trio.sleep(max(result.details.delay_seconds, 0.1))
 
-    async def _patiently(self, action: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(action, self.runner.patience)
+    async def _patiently(self, action: Callable[[], Awaitable[T]], *, strikes: float = math.inf) -> T:
+        def complain(error: APIError) -> None:
+            _logger.debug("Flow run %r waits for the API: %s", self.flow_run.name, error)
+
+        return await patiently(
+            action, self.runner.patience, self.runner.api.condition, strikes=strikes, on_failure=complain
+        )
 
 
 def _already_made(result: OrchestrationResult, state: ProposedState) -> bool:

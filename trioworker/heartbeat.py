@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
-from trioworker.api.errors import APIError, ObjectNotFoundError, RequestRefusedError, is_outage
-from trioworker.errors import ConfigurationError
+from trioworker.api.errors import APIError, ObjectNotFoundError, RequestRefusedError
+from trioworker.errors import WorkerRefusedError
 from trioworker.outbox import Heartbeat, Outbox
 from trioworker.service import Rhythm, WakeUp, repeat
 from trioworker.work_pool import WorkPoolKeeper
@@ -18,6 +20,8 @@ async def keep_heartbeat(
     rhythm: Rhythm,
     *,
     wake_up: WakeUp,
+    wait_for_pool: bool,
+    explain: Callable[[RequestRefusedError], Exception],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Beat for ever; started once the work pool has been read for the first time.
@@ -28,10 +32,13 @@ async def keep_heartbeat(
         worker_name: whose heartbeat it is.
         rhythm: how often.
         wake_up: brings the next beat forward, when the pool is found to be gone.
+        wait_for_pool: whether to wait for a pool that does not exist and may not be created.
+        explain: makes the error to raise when the API refuses the work pool in the first place: what it does not
+            like then, it will not like later.
         task_status: told when the first beat is done.
 
     Raises:
-        ConfigurationError: the API refuses to make the work pool ready in the first place.
+        WorkerRefusedError: there is no pool, and none is waited for.
     """
     synced = False
 
@@ -40,11 +47,12 @@ async def keep_heartbeat(
         try:
             pool = await keeper.sync()
         except RequestRefusedError as error:
-            if synced or is_outage(error) or isinstance(error, ObjectNotFoundError):
+            if synced or isinstance(error, ObjectNotFoundError):
                 raise
-            # What the API does not like about the very first request, it will not like about the next.
-            raise ConfigurationError(f"The work pool cannot be made ready: {error}") from error
+            raise explain(error) from error
         if pool is None:
+            if not wait_for_pool:
+                raise WorkerRefusedError("The work pool does not exist, and this worker may not create it.")
             return
         outbox.heartbeat(Heartbeat(pool_name=pool.name, worker_name=worker_name, interval=rhythm.interval))
         if not synced:
@@ -54,7 +62,24 @@ async def keep_heartbeat(
     await repeat("read the work pool", beat, rhythm, wake_up=wake_up)
 
 
-def wake_when_pool_is_gone(wake_up: WakeUp, error: APIError | None) -> None:
-    """Bring the next beat forward when a heartbeat was refused because its pool is gone."""
-    if isinstance(error, ObjectNotFoundError):
-        wake_up()
+class MissingPoolAlarm:
+    """Brings the next beat forward when a heartbeat was refused because its pool is gone.
+
+    Once, until a heartbeat gets through: a server that refuses heartbeats for a pool that it shows would else be
+    asked without a pause.
+
+    Args:
+        wake_up: of the heartbeat.
+    """
+
+    def __init__(self, wake_up: WakeUp) -> None:
+        self._wake_up = wake_up
+        self._raised = False
+
+    def __call__(self, error: APIError | None) -> None:
+        """Take note of how a heartbeat went."""
+        if error is None:
+            self._raised = False
+        elif isinstance(error, ObjectNotFoundError) and not self._raised:
+            self._raised = True
+            self._wake_up()

@@ -18,6 +18,9 @@ from trioworker.health import PollingHealth
 from trioworker.notices import Notice, Notify
 from trioworker.service import Rhythm, WakeUp, repeat
 
+# Seconds; never used up, since a run does nothing before it is started but take its slot.
+_FIRST_STEP = 1.0
+
 
 def page_size(free: int | None, in_hand: int) -> int:
     """How many runs to ask for.
@@ -66,7 +69,7 @@ class Intake:
     _complaint: str = attrs.field(default="", init=False)
 
     async def poll(self, runs: trio.Nursery) -> None:
-        """Poll once; returns when each run that was found holds its slot."""
+        """Poll once, and start what was found."""
         try:
             listed = await self.api.get_scheduled_flow_runs(
                 self.pool_name,
@@ -82,9 +85,10 @@ class Intake:
         self.health.polled()
         in_hand = {run.flow_run.id for run in self.active}
         for flow_run in choose(listed, in_hand, self.active.free):
-            # A worker told to stop while it polled begins nothing, not even to undo it.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            await runs.start(self.runner.run, flow_run)
+            # One by one, so that the most urgent is claimed first. Shielded, since a shutdown in this very moment
+            # would leave the run half way between two nurseries; it waits for nothing but its own first step.
+            with trio.move_on_after(_FIRST_STEP, shield=True):
+                await runs.start(self.runner.run, flow_run)
 
     def _say_missing(self, detail: str) -> None:
         """Say once that a queue is missing; of a missing pool the heartbeat has something to say."""

@@ -22,6 +22,7 @@ import attrs
 import trio
 
 from trioworker.api.client import PrefectAPI
+from trioworker.api.condition import Condition
 from trioworker.api.errors import APIError, RequestRefusedError, is_outage
 from trioworker.api.models import Event, LogLine
 from trioworker.service import Rhythm, patiently
@@ -34,6 +35,9 @@ _EVENT_BATCH_SECONDS = 0.05
 _LOG_LINES_HELD = 5_000
 _LOG_LINES_A_BATCH = 500
 _LOG_BATCH_SECONDS = 0.5
+
+# Each failure is several attempts on the wire already; the second in a row is not by chance.
+_FAILURES_TO_MENTION = 2
 
 T = TypeVar("T")
 
@@ -61,6 +65,7 @@ class _BatchLane(Generic[T]):
         what: str,
         send: Callable[[list[T]], Awaitable[None]],
         rhythm: Rhythm,
+        condition: Condition,
         *,
         capacity: int,
         batch_size: int,
@@ -69,11 +74,13 @@ class _BatchLane(Generic[T]):
         self._what = what
         self._send = send
         self._rhythm = rhythm
+        self._condition = condition
         self._batch_size = batch_size
         self._batch_seconds = batch_seconds
         self._put, self._take = trio.open_memory_channel[T](capacity)
         self._overflowed = 0
         self._in_hand = 0
+        self._failures = 0
 
     def put(self, entry: T) -> None:
         try:
@@ -116,7 +123,9 @@ class _BatchLane(Generic[T]):
     async def _deliver(self, batch: list[T]) -> None:
         """Send a batch; halve it until the entry that the API refuses stands alone, and drop that."""
         try:
-            await patiently(lambda: self._send(batch), self._rhythm)
+            await patiently(
+                lambda: self._send(batch), self._rhythm, self._condition, on_failure=self._say_held_up
+            )
         except RequestRefusedError as error:
             if len(batch) > 1:
                 middle = len(batch) // 2
@@ -125,6 +134,15 @@ class _BatchLane(Generic[T]):
                 return
             _logger.warning("Dropped one of the %s, which the API refuses: %s", self._what, error.detail)
         self._in_hand -= len(batch)
+        if self._failures >= _FAILURES_TO_MENTION:
+            _logger.info("The API takes %s again", self._what)
+        self._failures = 0
+
+    def _say_held_up(self, error: APIError) -> None:
+        """Say once that this lane is stuck; of an API that takes nothing at all others speak."""
+        self._failures += self._condition.reachable
+        if self._condition.reachable and self._failures == _FAILURES_TO_MENTION:
+            _logger.warning("The API does not take %s for now: %s", self._what, error)
 
     def _say_overflow(self) -> None:
         if self._overflowed:
@@ -182,6 +200,7 @@ class Outbox:
             "events",
             api.send_events,
             rhythm,
+            api.condition,
             capacity=_EVENTS_HELD,
             batch_size=_EVENTS_A_BATCH,
             batch_seconds=_EVENT_BATCH_SECONDS,
@@ -190,6 +209,7 @@ class Outbox:
             "log lines",
             api.send_logs,
             rhythm,
+            api.condition,
             capacity=_LOG_LINES_HELD,
             batch_size=_LOG_LINES_A_BATCH,
             batch_seconds=_LOG_BATCH_SECONDS,

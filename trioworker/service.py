@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import attrs
 import trio
 
+from trioworker.api.condition import Condition
 from trioworker.api.errors import APIError, APIUnavailableError, is_outage
 
 T = TypeVar("T")
@@ -41,13 +43,15 @@ class Rhythm:
         Args:
             failures: how many rounds in a row have failed.
             retry_after: seconds that the API asked to wait, counted from now.
-            spent: seconds that the last round took, which are part of the interval.
+            spent: seconds that the last round took, which are part of the interval if it was a good one.
         """
         longest = max(self.interval, _LONGEST_DELAY)
         # 2.0**failures grows out of a float's range in an outage of days.
         backed_off = min(self.interval * 2.0 ** min(failures, 30), longest)
         delay = backed_off * (1 + self.jitter * (2 * self.chance() - 1))
-        return max(0.0, delay - spent, retry_after or 0.0)
+        if not failures:
+            delay -= spent
+        return max(0.0, delay, retry_after or 0.0)
 
 
 class WakeUp:
@@ -119,19 +123,35 @@ async def repeat(
             await trio.lowlevel.checkpoint()
 
 
-async def patiently(action: Callable[[], Awaitable[T]], rhythm: Rhythm) -> T:
+async def patiently(
+    action: Callable[[], Awaitable[T]],
+    rhythm: Rhythm,
+    condition: Condition,
+    *,
+    strikes: float = math.inf,
+    on_failure: Callable[[APIError], None] = lambda _: None,
+) -> T:
     """Do something that must be done, however long the API is away.
 
+    Args:
+        action: what to do.
+        rhythm: the delays between attempts; they end early when the API is back.
+        condition: knows whether the API answers.
+        strikes: how many failures to bear while the API answers others, which then is no outage.
+        on_failure: told of each failure that time may heal.
+
     Raises:
-        APIError: one that time does not heal.
+        APIError: one that time does not heal, or that uses up the strikes.
     """
-    failures = 0
+    failures = struck = 0
     while True:
         try:
             return await action()
         except APIError as error:
-            if not is_outage(error):
+            struck += condition.reachable
+            if not is_outage(error) or struck >= strikes:
                 raise
+            on_failure(error)
             failures += 1
             retry_after = error.retry_after if isinstance(error, APIUnavailableError) else None
-        await trio.sleep(rhythm.delay(failures, retry_after))
+        await condition.sleep(rhythm.delay(failures, retry_after), at_least=retry_after or 0)

@@ -3,7 +3,7 @@
 ```
 request()   nothing new is begun; runs get `drain_timeout` seconds to end
 stop()      runs are ended now: terminate, `kill_grace` seconds, kill
-abandon()   everything is killed now and nothing more is said
+abandon()   everything is killed now, and there is a second left to say so
 ```
 
 Each includes the one before it, and each may be called at any time, any number of times.
@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import trio
+
+# What the API gets to hear of a worker that leaves in a hurry; one that is well needs milliseconds.
+_ABANDONED_SECONDS = 1.0
 
 
 class Shutdown:
@@ -73,11 +76,12 @@ class Shutdown:
         self.runs.cancel()
 
     def abandon(self) -> None:
-        """Give up on everything that still waits; whoever kills processes has done so before."""
+        """Leave a second for everything that still waits; whoever kills processes has done so before."""
         self.stop()
-        self._last_deadline = -math.inf
+        self.begin_cut_off()
+        self._last_deadline = min(self._last_deadline, trio.current_time() + _ABANDONED_SECONDS)
         for scope in (*self._last_words, self.flush):
-            scope.cancel()
+            scope.deadline = min(scope.deadline, self._last_deadline)
 
     def begin_cut_off(self) -> None:
         """Take note that runs are being ended before their time; from now on the last deadline counts."""

@@ -37,6 +37,8 @@ class SignalListener:
 
     async def listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen until cancelled, which must not be before the worker is gone."""
+        # Inherited as ignored, it would make the exit status of every run unknowable.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with trio.open_signal_receiver(*signals_to_stop()) as received:
             task_status.started()
             async for number in received:

@@ -29,9 +29,14 @@ async def discover_patiently(api: PrefectAPI, config: WorkerConfig, patience: Rh
         try:
             return await discover(api, config.pool, config.queues, config.worker_type)
         except RequestRefusedError as error:
-            raise ConfigurationError(_what_to_mend(error, config)) from error
+            raise explain_refusal(config, error) from error
 
-    return await patiently(look, patience)
+    return await patiently(look, patience, api.condition)
+
+
+def explain_refusal(config: WorkerConfig, error: RequestRefusedError) -> ConfigurationError:
+    """What to mend when the API refuses the worker's very first requests."""
+    return ConfigurationError(_what_to_mend(error, config))
 
 
 def _what_to_mend(error: RequestRefusedError, config: WorkerConfig) -> str:
@@ -51,7 +56,7 @@ def _what_to_mend(error: RequestRefusedError, config: WorkerConfig) -> str:
             )
         case NotPermittedError():
             return (
-                f"The API at {url} does not permit this worker to read work pool {config.pool!r}: {error.detail}."
+                f"The API at {url} does not permit this worker to have work pool {config.pool!r}: {error.detail}."
                 " Check the permissions of PREFECT_API_KEY and the workspace in the URL."
             )
         case APINotFoundError():

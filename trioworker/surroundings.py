@@ -28,11 +28,16 @@ def _real_api(config: WorkerConfig, condition: Condition) -> AbstractAsyncContex
 def _installed_infrastructure(worker_type: str, config: WorkerConfig) -> Infrastructure[Any]:
     factory = find_infrastructure(worker_type)
     if factory is None:
-        raise WorkerRefusedError(
+        message = (
             "Unable to start worker. Please ensure you have the necessary dependencies installed to run your"
-            f" desired worker type. Available here: {', '.join(available_types())}. Prefect's own worker may serve"
-            f" the pool meanwhile: prefect worker start --pool '{config.pool}' --type {worker_type}"
+            f" desired worker type. Available here: {', '.join(available_types())}."
         )
+        if config.worker_type is None:
+            message += (
+                " Prefect's own worker may serve the pool meanwhile:"
+                f" prefect worker start --pool '{config.pool}' --type {worker_type}"
+            )
+        raise WorkerRefusedError(message)
     return factory(config.settings, config.kill_grace)
 
 

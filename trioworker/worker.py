@@ -28,7 +28,7 @@ from trioworker.errors import GaveUpError, sole_errors_bare
 from trioworker.events import WorkerIdentity
 from trioworker.flow_run import FlowRunner
 from trioworker.health import PollingHealth, bind_health_socket, serve_health
-from trioworker.heartbeat import keep_heartbeat, wake_when_pool_is_gone
+from trioworker.heartbeat import MissingPoolAlarm, keep_heartbeat
 from trioworker.infrastructure.interpreter import installed_prefect_version
 from trioworker.infrastructure.protocol import Infrastructure
 from trioworker.intake import Intake
@@ -36,7 +36,7 @@ from trioworker.notices import Notice, Notify, count_runs, log_notice
 from trioworker.outbox import Outbox, open_outbox
 from trioworker.service import Rhythm, WakeUp, patiently
 from trioworker.shutdown import Shutdown
-from trioworker.start_up import discover_patiently
+from trioworker.start_up import discover_patiently, explain_refusal
 from trioworker.surroundings import Surroundings
 from trioworker.work_pool import WorkPoolKeeper
 
@@ -73,6 +73,7 @@ class Worker:
         self._active = ActiveRuns(config.limit)
         self._infrastructure: Infrastructure[Any] | None = None
         self._gave_up: GaveUpError | None = None
+        self._running = False
         self._ready = False
         self._shutdown = Shutdown(
             drain_timeout=config.drain_timeout,
@@ -115,7 +116,7 @@ class Worker:
         self._shutdown.stop()
 
     def abandon(self) -> None:
-        """As `stop`, but kill at once and leave unsaid what is not said yet. Returns at once."""
+        """As `stop`, but kill at once, and be gone a second later. Returns at once."""
         if self._infrastructure is not None:
             self._infrastructure.kill_now()
         self._shutdown.abandon()
@@ -130,9 +131,13 @@ class Worker:
             WorkerError: it cannot start, or gave up; see `trioworker.errors`.
             SettingsError: a setting that cannot be right.
             APIError: the API cannot be used as configured.
+            RuntimeError: it has been run before.
         """
+        if self._running:
+            raise RuntimeError("a Worker runs once: make another one of the same configuration")
+        self._running = True
         condition = Condition(self._say_condition)
-        heartbeat_due, poll_due = WakeUp(), WakeUp()
+        heartbeat_due, poll_due, cancellations_due = WakeUp(), WakeUp(), WakeUp()
         runner: FlowRunner | None = None
         with sole_errors_bare():
             async with (
@@ -142,14 +147,16 @@ class Worker:
                     self._rhythm(_PATIENCE_SECONDS),
                     shield=self._shutdown.flush,
                     flush_deadline=self._shutdown.flush_deadline,
-                    on_heartbeat=partial(wake_when_pool_is_gone, heartbeat_due),
+                    on_heartbeat=MissingPoolAlarm(heartbeat_due),
                 ) as outbox,
                 trio.open_nursery() as upkeep,
             ):
                 with self._shutdown.starting:
                     health = await self._open_health(upkeep, condition)
                     upkeep.start_soon(self._give_up_when_lost, condition)
-                    upkeep.start_soon(_wake_when_back, condition, (heartbeat_due, poll_due))
+                    upkeep.start_soon(
+                        _wake_when_back, condition, (heartbeat_due, poll_due, cancellations_due)
+                    )
                     runner = await self._join_pool(api, outbox)
                     await upkeep.start(
                         partial(
@@ -159,11 +166,14 @@ class Worker:
                             self.name,
                             self._rhythm(self._config.settings.worker_heartbeat_seconds),
                             wake_up=heartbeat_due,
+                            wait_for_pool=not self._config.run_once,
+                            explain=partial(explain_refusal, self._config),
                         )
                     )
                     await upkeep.start(
                         self._cancellation_watch(runner).keep_polling,
                         self._rhythm(self._config.cancellation_poll_seconds),
+                        cancellations_due,
                     )
                 if runner is None or self._shutdown.requested:
                     if self._gave_up is None:
@@ -188,7 +198,7 @@ class Worker:
                             self._ready = True
                             task_status.started()
                             if self._config.run_once:
-                                await patiently(lambda: intake.poll(runs), rhythm)
+                                await patiently(lambda: intake.poll(runs), rhythm, intake.api.condition)
                             else:
                                 await polling.start(intake.keep_polling, runs, rhythm, poll_due)
                     intake.health.draining()
@@ -248,6 +258,8 @@ class Worker:
             pool_name=self._config.pool,
             queue_names=self._config.queues,
             active=self._active,
+            # Twice the time within which the run's own worker looks.
+            orphan_age=2 * self._config.cancellation_poll_seconds,
         )
 
     def _intake(self, runner: FlowRunner, health: PollingHealth, heartbeat_due: WakeUp) -> Intake:

@@ -30,6 +30,20 @@ from trioworker.api.transport import Transport, TransportConfig, open_transport
 
 T = TypeVar("T")
 
+# The requests that a worker lives by: they come regularly, concern no single run, and tell of the condition of the
+# API. They never wait for the others.
+VITAL_REQUESTS = frozenset(
+    {
+        "read_work_pool",
+        "create_work_pool",
+        "update_work_pool_template",
+        "read_work_queues",
+        "send_worker_heartbeat",
+        "get_scheduled_flow_runs",
+        "find_cancelling_flow_runs",
+    }
+)
+
 # The server refuses to list more than this at once.
 LARGEST_PAGE = 200
 
@@ -140,32 +154,32 @@ class PrefectClient:
 
     async def read_work_pool(self, name: str) -> WorkPool:
         """See `PrefectAPI.read_work_pool`."""
-        return await self._read(WorkPool, "GET", f"work_pools/{_segment(name)}")
+        return await self._read(WorkPool, "GET", f"work_pools/{_segment(name)}", vital=True)
 
     async def create_work_pool(
         self, name: str, *, pool_type: str, base_job_template: Mapping[str, Any]
     ) -> WorkPool:
         """See `PrefectAPI.create_work_pool`."""
         body = {"name": name, "type": pool_type, "base_job_template": base_job_template}
-        return await self._read(WorkPool, "POST", "work_pools/", body)
+        return await self._read(WorkPool, "POST", "work_pools/", body, vital=True)
 
     async def update_work_pool_template(self, name: str, base_job_template: Mapping[str, Any]) -> None:
         """See `PrefectAPI.update_work_pool_template`."""
         body = {"base_job_template": base_job_template}
-        await self._send("PATCH", f"work_pools/{_segment(name)}", body)
+        await self._send("PATCH", f"work_pools/{_segment(name)}", body, vital=True)
 
     async def read_work_queues(self, pool_name: str, queue_names: Sequence[str]) -> list[WorkQueue]:
         """See `PrefectAPI.read_work_queues`."""
         body = {"work_queues": {"name": {"any_": list(queue_names)}}} if queue_names else {}
         path = f"work_pools/{_segment(pool_name)}/queues/filter"
-        return await self._read(list[WorkQueue], "POST", path, body)
+        return await self._read(list[WorkQueue], "POST", path, body, vital=True)
 
     async def send_worker_heartbeat(self, pool_name: str, worker_name: str, interval_seconds: float) -> None:
         """See `PrefectAPI.send_worker_heartbeat`."""
         # The server takes whole seconds, at least one.
         body = {"name": worker_name, "heartbeat_interval_seconds": max(1, round(interval_seconds))}
         path = f"work_pools/{_segment(pool_name)}/workers/heartbeat"
-        await self._send("POST", path, body)
+        await self._send("POST", path, body, vital=True)
 
     async def get_scheduled_flow_runs(
         self,
@@ -180,7 +194,7 @@ class PrefectClient:
         if queue_names:
             body["work_queue_names"] = list(queue_names)
         path = f"work_pools/{_segment(pool_name)}/get_scheduled_flow_runs"
-        entries = await self._read(list[_ScheduledFlowRun], "POST", path, body)
+        entries = await self._read(list[_ScheduledFlowRun], "POST", path, body, vital=True)
         return [entry.flow_run for entry in entries]
 
     async def find_cancelling_flow_runs(self, pool_name: str, *, queue_names: Sequence[str]) -> list[FlowRun]:
@@ -195,7 +209,7 @@ class PrefectClient:
             body["work_pool_queues"] = {"name": {"any_": list(queue_names)}}
         found: list[FlowRun] = []
         while True:
-            page = await self._read(list[FlowRun], "POST", "flow_runs/filter", body)
+            page = await self._read(list[FlowRun], "POST", "flow_runs/filter", body, vital=True)
             found += page
             if len(page) < LARGEST_PAGE:
                 return found
@@ -251,14 +265,16 @@ class PrefectClient:
         """See `PrefectAPI.send_logs`."""
         await self._send("POST", "logs/", [unstructure(line) for line in lines])
 
-    async def _read(self, cls: type[T], method: str, path: str, body: Any = None) -> T:
+    async def _read(
+        self, cls: type[T], method: str, path: str, body: Any = None, *, vital: bool = False
+    ) -> T:
         request = f"{method} /{path}"
         return await self._transport.request(
-            method, path, body, lambda answer: structure(answer, cls, request=request)
+            method, path, body, lambda answer: structure(answer, cls, request=request), vital=vital
         )
 
-    async def _send(self, method: str, path: str, body: Any) -> None:
-        await self._transport.request(method, path, body, lambda _: None)
+    async def _send(self, method: str, path: str, body: Any, *, vital: bool = False) -> None:
+        await self._transport.request(method, path, body, lambda _: None, vital=vital)
 
 
 def _segment(name: str) -> str:

@@ -85,6 +85,19 @@ class Condition:
             self._back = trio.Event()
             self._on_change(ConditionChange(reachable=False, reason=reason))
 
+    async def sleep(self, seconds: float, *, at_least: float = 0) -> None:
+        """Sleep, but while the API is lost no longer than until it is back.
+
+        Args:
+            seconds: how long.
+            at_least: how many of them are slept in any case.
+        """
+        await trio.sleep(min(at_least, seconds))
+        with trio.move_on_after(max(0.0, seconds - at_least)):
+            if self.reachable:
+                await trio.sleep_forever()
+            await self.wait_back()
+
     async def wait_lost(self) -> None:
         """Return when the API is lost, at once if it is now."""
         await self._lost.wait()

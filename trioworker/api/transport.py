@@ -37,6 +37,11 @@ USER_AGENT = "prefect/3.8.8 (API 0.8.4)"
 
 _RETRYABLE = frozenset({408, 429})
 _LONGEST_BACK_OFF = 30.0
+
+# One small server for many runs: more at once would only wait there. Some are kept free for vital requests.
+_CONNECTIONS = 16
+_CONNECTIONS_KEPT_FREE = 4
+
 _PROTECTED_HEADERS = frozenset({"user-agent", "prefect-csrf-token", "prefect-csrf-client"})
 
 
@@ -118,9 +123,16 @@ class Transport:
         self._condition = condition
         self._chance = chance
         self._csrf_headers: dict[str, str] = {}
+        self._crowd = trio.CapacityLimiter(_CONNECTIONS - _CONNECTIONS_KEPT_FREE)
 
     async def request(
-        self, method: str, path: str, json: Any = None, read: Callable[[Any], T] = _as_it_is
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        read: Callable[[Any], T] = _as_it_is,
+        *,
+        vital: bool = True,
     ) -> T:
         """Send a request, repeat it as configured, and read the answer.
 
@@ -129,6 +141,8 @@ class Transport:
             path: below the API's root, without leading slash.
             json: the body.
             read: makes of the decoded answer what the caller wants; may raise `MalformedAnswerError`.
+            vital: whether it is one of those by which the worker lives. They alone tell of the condition of the
+                API, since they come regularly and concern no single object; and they never queue behind others.
 
         Raises:
             APIUnavailableError: no good answer after the last attempt.
@@ -139,7 +153,7 @@ class Transport:
         while True:
             attempt += 1
             try:
-                return await self._attempt(method, path, json, read)
+                return await self._attempt(method, path, json, read, vital=vital)
             except APIUnavailableError as error:
                 if attempt > self._config.max_retries:
                     raise
@@ -149,10 +163,15 @@ class Transport:
                     jitter=self._config.retry_jitter,
                     chance=self._chance(),
                 )
-            await trio.sleep(delay)
+                at_least = error.retry_after or 0
+            await self._condition.sleep(delay, at_least=at_least)
 
-    async def _attempt(self, method: str, path: str, json: Any, read: Callable[[Any], T]) -> T:
-        """Send a request once and keep the books on whether the API is there."""
+    async def _attempt(
+        self, method: str, path: str, json: Any, read: Callable[[Any], T], *, vital: bool
+    ) -> T:
+        if not vital:
+            async with self._crowd:
+                return read(await self._exchange(method, path, json))
         try:
             answer = read(await self._exchange(method, path, json))
         except APIUnavailableError as error:
@@ -194,6 +213,8 @@ class Transport:
             ) from error
         except httpx.TransportError as error:
             raise APIUnavailableError(f"{_reason(error)} ({self._config.shown_url})") from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise APIError(f"PREFECT_API_URL {self._config.shown_url} cannot be used: {error}") from error
         except httpx.HTTPError as error:
             # What is left are answers that cannot be read: redirects in a circle, broken compression.
             raise MalformedAnswerError(f"{method} /{path}", [str(error)]) from error
@@ -304,15 +325,29 @@ async def open_transport(
     """Open the connection pool; no request is sent yet.
 
     Raises:
-        APIError: the certificate file or the key cannot be used.
+        APIError: the certificate file, the key, a header or a proxy cannot be used.
     """
-    async with httpx.AsyncClient(
-        base_url=f"{config.url}/",
-        headers=_headers(config),
-        verify=_verification(config),
-        # Waiting for a free connection is not a failure of the API, so it has no timeout.
-        timeout=httpx.Timeout(config.timeout, pool=None),
-        limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=25),
-        follow_redirects=False,
-    ) as client:
+    async with _make_client(config) as client:
         yield Transport(client, config, condition, chance)
+
+
+def _make_client(config: TransportConfig) -> httpx.AsyncClient:
+    try:
+        return httpx.AsyncClient(
+            base_url=f"{config.url}/",
+            headers=_headers(config),
+            verify=_verification(config),
+            # Waiting for a free connection is not a failure of the API, so it has no timeout.
+            timeout=httpx.Timeout(config.timeout, pool=None),
+            limits=httpx.Limits(
+                max_connections=_CONNECTIONS, max_keepalive_connections=8, keepalive_expiry=25
+            ),
+            follow_redirects=False,
+        )
+    except UnicodeEncodeError as error:
+        raise APIError("PREFECT_CLIENT_CUSTOM_HEADERS: headers can hold ASCII characters only.") from error
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise APIError(
+            f"The connection to {config.shown_url} cannot be set up; check the URL and the proxy variables"
+            f" (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY): {error}"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import shutil
 import subprocess
@@ -17,12 +18,26 @@ import trio
 
 from trioworker.infrastructure.exit_status import exit_message
 from trioworker.infrastructure.interpreter import find_interpreter
-from trioworker.infrastructure.protocol import Assignment, Gone, InfrastructureError, Outcome, Running
+from trioworker.infrastructure.protocol import (
+    Assignment,
+    Gone,
+    InfrastructureError,
+    InfrastructureFullError,
+    Outcome,
+    Running,
+)
 from trioworker.process_group import ProcessGroup
 from trioworker.settings import Settings
 
+# What a machine says that has too many processes, open files or too little memory.
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+
 # On top of the grace: what the kernel may need to take down a group that was killed.
 _KILL_MARGIN = 10.0
+
+# To remove the temporary directory of a run; what is left then is left to the system.
+_CLEAR_UP = 30.0
+_CLEAR_UP_CUT_OFF = 0.5
 
 
 @attrs.frozen(kw_only=True)
@@ -114,6 +129,9 @@ class ProcessInfrastructure:
                 if running.kills:
                     # The process is gone, but what it started may have to be killed yet.
                     await running.killed.wait()
+                elif status != 0:
+                    # A run that failed may be run again soon; nothing of it shall be around then.
+                    await running.group.terminate(self._kill_grace)
             except BaseException:
                 with trio.move_on_after(self._kill_grace + _KILL_MARGIN, shield=True):
                     await running.group.terminate(self._kill_grace)
@@ -130,7 +148,10 @@ class ProcessInfrastructure:
             return
         running.kills += 1
         try:
-            await running.group.terminate(grace)
+            # Shielded, since a cancellation would cut the grace to nothing. When the whole worker is stopped, `run`
+            # cuts it to what is right for that.
+            with trio.move_on_after(grace + _KILL_MARGIN, shield=True):
+                await running.group.terminate(grace)
         finally:
             running.killed.set()
 
@@ -152,6 +173,8 @@ async def _start(job: ProcessJob, directory: Path) -> ProcessGroup:
             job.command, env=job.environment, cwd=directory, stdout=output, stderr=output
         )
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise InfrastructureFullError(f"no process can be started just now: {error.strerror}") from error
         raise InfrastructureError(_why_not_started(job, directory, error)) from error
 
 
@@ -174,10 +197,13 @@ async def _working_directory(configured: Path | None) -> AsyncIterator[Path]:
         yield configured
         return
     directory = Path(await trio.to_thread.run_sync(partial(tempfile.mkdtemp, suffix="prefect")))
+    cut_off = True
     try:
         yield directory
+        cut_off = False
     finally:
-        with trio.move_on_after(_KILL_MARGIN, shield=True):
+        # A run that is cut off has more urgent business than to clear up for long.
+        with trio.move_on_after(_CLEAR_UP_CUT_OFF if cut_off else _CLEAR_UP, shield=True):
             await trio.to_thread.run_sync(
                 partial(shutil.rmtree, directory, ignore_errors=True), abandon_on_cancel=True
             )

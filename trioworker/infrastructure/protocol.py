@@ -14,6 +14,10 @@ class InfrastructureError(Exception):
     """The run cannot be executed as it is configured; the message becomes that of its `Crashed` state."""
 
 
+class InfrastructureFullError(InfrastructureError):
+    """There is no room for the run just now; it may well be started later, or by another worker."""
+
+
 @attrs.frozen(kw_only=True)
 class Assignment:
     """A flow run as the infrastructure gets it.
@@ -88,7 +92,8 @@ class Infrastructure(Protocol[JobT]):
         Cancelled, it ends the run with everything that the run has started, and leaves nothing behind.
 
         Raises:
-            InfrastructureError: it could not be started.
+            InfrastructureFullError: it cannot be started just now.
+            InfrastructureError: it cannot be started.
         """
         ...
 

@@ -15,19 +15,18 @@ from uuid import UUID
 import attrs
 import trio
 
-from trioworker.api.client import LARGEST_PAGE, PrefectAPI
+from trioworker.api.client import LARGEST_PAGE, VITAL_REQUESTS, PrefectAPI
 from trioworker.api.condition import Condition
 from trioworker.api.converter import unstructure
 from trioworker.api.errors import (
     APIError,
-    APINotFoundError,
     APIUnavailableError,
     MalformedAnswerError,
-    NotAuthenticatedError,
     NotPermittedError,
     ObjectExistsError,
     ObjectNotFoundError,
     RequestRefusedError,
+    is_outage,
 )
 from trioworker.api.models import (
     Deployment,
@@ -418,23 +417,20 @@ class FakePrefectAPI(FakeServer):
         latency = self.latencies.get(method, self.latency)
         if latency:
             await trio.sleep(latency)
+        # As with the real client, only the requests that a worker lives by tell of the condition.
+        if method not in VITAL_REQUESTS:
+            return self._answer(method, answer)
         try:
             result = self._answer(method, answer)
-        except (
-            APIUnavailableError,
-            MalformedAnswerError,
-            NotAuthenticatedError,
-            NotPermittedError,
-            APINotFoundError,
-        ) as error:
-            self._condition.failed(
-                str(error),
-                retry_after=getattr(error, "retry_after", None),
-                refused=isinstance(error, RequestRefusedError),
-            )
-            raise
-        except RequestRefusedError:
-            self._condition.answered()
+        except APIError as error:
+            if is_outage(error):
+                self._condition.failed(
+                    str(error),
+                    retry_after=getattr(error, "retry_after", None),
+                    refused=isinstance(error, RequestRefusedError),
+                )
+            else:
+                self._condition.answered()
             raise
         self._condition.answered()
         return result
