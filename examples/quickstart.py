@@ -34,13 +34,15 @@ async def main(home: Path) -> bool:
         async with trioworker.open_worker(
             pool="meadow", worker_type="process", settings=settings, notify=print_notice
         ):
+            print(f"Dashboard, as long as this runs: {server.dashboard_url}/runs")
             print("The worker is polling. Deploying a flow, and scheduling three runs of it ...")
             await trio.run_process(
                 [sys.executable, FLOWS, "meadow"], env=environment, stdout=subprocess.DEVNULL
             )
             completed = await watch_runs(server.url, pool="meadow", runs=3)
 
-        print(f"Dashboard, while the server was there: {server.dashboard_url}/runs")
+        print(f"The dashboard was at {server.dashboard_url}/runs. For a server and a worker that stay:")
+        print("  .venv/bin/trioworker start --pool meadow --local-server")
     return completed
 
 
@@ -50,5 +52,8 @@ def print_notice(notice: trioworker.Notice) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="trioworker-quickstart-") as directory:
-        sys.exit(0 if trio.run(partial(main, Path(directory))) else 1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="trioworker-quickstart-") as directory:
+            sys.exit(0 if trio.run(partial(main, Path(directory))) else 1)
+    except KeyboardInterrupt:
+        sys.exit("Stopped; nothing is left behind.")

@@ -15,8 +15,8 @@ from support import FOREVER, POOL, World
 
 from trioworker.api.errors import APIUnavailableError, RequestRefusedError
 from trioworker.api.models import FlowRun, OrchestrationResult, ProposedState, SetStateStatus
-from trioworker.infrastructure.protocol import InfrastructureError
-from trioworker.testing import Call, Kill, Script
+from trioworker.infrastructure.protocol import InfrastructureError, InfrastructureFullError, Outcome
+from trioworker.testing import Call, FakeJob, Kill, Script
 
 Clock = trio.testing.MockClock
 
@@ -817,3 +817,76 @@ async def test_run_that_nobody_knows_any_more_cannot_be_claimed(autojump_clock: 
         await trio.sleep(5)
         assert worker.runs_in_hand == 0
     assert world.infrastructure.executions == []
+
+
+# What an outside view of the whole life has brought up
+
+
+async def test_run_that_has_not_begun_when_the_worker_is_told_to_stop_is_given_back_and_not_launched(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    world.api.latencies["read_flow"] = 2
+    async with world.working() as worker:
+        await world.api.wait_for_state(run.id, "Pending")
+        worker.shutdown()
+    assert world.states(run) == ["Scheduled", "Pending", "Scheduled"]
+    assert world.infrastructure.executions == []
+    assert not worker.cut_off
+
+
+async def test_claim_that_is_on_its_way_at_the_hard_stop_is_waited_for_and_given_back(
+    autojump_clock: Clock, world: World
+) -> None:
+    """It takes effect in any case; nobody may be left Pending by that."""
+    run = world.schedule()
+    world.api.latencies["set_flow_run_state"] = 1
+    async with world.working() as worker:
+        await trio.sleep(0.5)
+        worker.stop()
+    assert world.states(run) == ["Scheduled", "Pending", "Scheduled"]
+    assert world.now == 2
+
+
+async def test_object_that_the_server_cannot_serve_costs_its_run_and_not_the_slot(
+    autojump_clock: Clock, world: World
+) -> None:
+    sick, well = world.schedule(), world.schedule(at=100)
+    world.api.fail("read_deployment", APIUnavailableError("500"), times=8)
+    async with world.working(limit=1):
+        await world.api.wait_for_state(sick.id, "Crashed")
+        await world.api.wait_for_state(well.id, "Completed")
+    assert world.message(sick) == "Flow run could not start: 500"
+
+
+async def test_run_for_which_there_is_no_room_is_given_back(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(cannot_start=InfrastructureFullError("no more files")))
+    async with world.working():
+        await trio.sleep(5)
+        world.infrastructure.scripts[run.id] = Script()
+        await world.api.wait_for_state(run.id, "Completed")
+    assert world.states(run) == ["Scheduled", "Pending", "Scheduled", "Pending", "Running", "Completed"]
+
+
+async def test_infrastructure_that_breaks_while_it_is_cut_off_reaches_nobody_else(
+    autojump_clock: Clock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, other = world.schedule(Script(seconds=FOREVER)), world.schedule(Script(seconds=FOREVER))
+    execute = world.infrastructure.run
+
+    async def break_when_cancelled(  # noqa: ASYNC128
+        job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> Outcome:
+        try:
+            return await execute(job, task_status=task_status)
+        except trio.Cancelled:
+            if job.assignment.flow_run_id == run.id:
+                raise ZeroDivisionError from None  # noqa: ASYNC104
+            raise
+
+    world.infrastructure.run = break_when_cancelled  # type: ignore[method-assign]
+    async with world.working() as worker:
+        await world.api.wait_for_state(run.id, "Running")
+        await world.api.wait_for_state(other.id, "Running")
+        worker.stop()
+    assert world.states(run)[-1] == world.states(other)[-1] == "Crashed"

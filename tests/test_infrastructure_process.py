@@ -168,7 +168,6 @@ def test_stream_output_is_read_as_people_write_it(tmp_path: Path, value: object,
         ({"command": "say 'it"}, 'command "say \'it": No closing quotation'),
         ({"command": "   "}, "command is blank"),
         ({"working_dir": 7}, "working_dir must be text, not 7"),
-        ({"working_dir": "here"}, "working_dir must be an absolute path, not 'here'"),
         ({"working_dir": "~nobody-of-this-name/x"}, "working_dir"),
         ({"stream_output": "perhaps"}, "stream_output must be true or false, not 'perhaps'"),
         ({"env": ["A=1"]}, "env must be a mapping"),
@@ -417,3 +416,35 @@ async def test_runs_do_not_know_of_each_other(tmp_path: Path) -> None:
                 job = where.prepare(assignment({"command": python(SAY, file)}))
                 nursery.start_soon(where.run, job)
     assert len({json.loads(file.read_text())["cwd"] for file in said}) == 4
+
+
+async def test_what_a_failed_run_leaves_behind_is_ended(tmp_path: Path) -> None:
+    """It may be run again soon, by whomever."""
+    family = Family(tmp_path)
+    command = shlex.join(
+        ["sh", "-c", f'{family.configuration["command"]} & read line < "$0"; exit 3', str(tmp_path / "go")]
+    )
+    os.mkfifo(tmp_path / "go")
+    where = infrastructure(tmp_path)
+    async with trio.open_nursery() as nursery:
+        outcomes: list[Outcome] = []
+
+        async def run() -> None:
+            outcomes.append(await executed(where, {"command": command}))
+
+        nursery.start_soon(run)
+        await family.ready()
+        await trio.to_thread.run_sync((tmp_path / "go").write_text, "go\n")
+    assert outcomes[0].status_code == 3
+    assert family.is_gone()
+    family.close()
+
+
+async def test_relative_working_directory_is_below_that_of_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path)
+    where = infrastructure(tmp_path)
+    job = where.prepare(assignment({"working_dir": "below"}))
+    assert job.working_directory == tmp_path / "below"

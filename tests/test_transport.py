@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -854,3 +856,59 @@ def test_what_is_sent_can_be_written_as_json() -> None:
         "payload": {"a": {"b": [1]}},
         "follows": str(FLOW_ID),
     }
+
+
+# Vital requests and the others
+
+
+async def test_only_vital_requests_tell_of_an_outage(autojump_clock: trio.testing.MockClock) -> None:
+    """One object that the server cannot serve is no outage."""
+    watch = Watch()
+    async with open_transport(Script([refusal(500)]), condition=Condition(watch), max_retries=3) as transport:
+        with pytest.raises(APIUnavailableError):
+            await transport.request("GET", "deployments/1", vital=False)
+        assert watch.changes == []
+        with pytest.raises(APIUnavailableError):
+            await transport.request("POST", "poll", vital=True)
+    assert [change.reachable for _, change in watch.changes] == [False]
+
+
+async def test_vital_request_does_not_queue_behind_others(autojump_clock: trio.testing.MockClock) -> None:
+    answered: list[str] = []
+
+    async def hang_but_for_polls(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("poll"):
+            return ok()
+        await trio.sleep(1000)
+        return ok()
+
+    async with open_transport(hang_but_for_polls) as transport, trio.open_nursery() as nursery:
+        for number in range(50):
+            nursery.start_soon(partial(transport.request, "POST", f"runs/{number}", vital=False))
+        await trio.sleep(1)
+        with trio.fail_after(1):
+            await transport.request("POST", "poll")
+        answered.append("poll")
+        nursery.cancel_scope.cancel()
+    assert answered == ["poll"]
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"headers": {"X-Team": "ü"}}, "PREFECT_CLIENT_CUSTOM_HEADERS"),
+        ({"url": "http://a..b/api"}, "http://a..b/api"),
+        ({"url": "http://xn--/api"}, "http://xn--/api"),
+    ],
+)
+async def test_what_cannot_be_set_up_is_named(config: dict[str, Any], named: str) -> None:
+    with pytest.raises(APIError, match=re.escape(named)):
+        async with open_client(TransportConfig(**{"url": URL, "max_retries": 0, **config})) as client:
+            await client.read_flow(FLOW_ID)
+
+
+async def test_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(APIError, match="ALL_PROXY"):
+        async with open_client(TransportConfig(url="https://api.test/api")):
+            pytest.fail("a client was opened")

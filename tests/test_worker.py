@@ -24,6 +24,7 @@ from trioworker.api.errors import (
     APIUnavailableError,
     NotAuthenticatedError,
     NotPermittedError,
+    ObjectNotFoundError,
     RequestRefusedError,
 )
 from trioworker.api.models import FlowRun
@@ -750,3 +751,33 @@ async def test_type_without_infrastructure_is_refused(autojump_clock: Clock, wor
     surroundings = Surroundings(open_api=usual.open_api, now=usual.now, chance=usual.chance)
     with pytest.raises(WorkerRefusedError, match="prefect worker start --pool 'kube' --type kubernetes"):
         await Worker(world.config(pool="kube"), surroundings=surroundings).run()
+
+
+async def test_refusal_to_create_the_pool_is_final_at_the_start(autojump_clock: Clock, world: World) -> None:
+    """A key that may not do so today may not do so in an hour."""
+    world.api.fail("create_work_pool", NotPermittedError("POST /work_pools/", 403, "not yours"), times=100)
+    with pytest.raises(ConfigurationError, match="not yours"):
+        await world.worker(pool="another").run()
+    assert world.now < 10
+
+
+async def test_refused_heartbeats_start_no_hot_loop(autojump_clock: Clock, world: World) -> None:
+    world.api.fail("send_worker_heartbeat", ObjectNotFoundError("POST", 404, "no pool"), times=1000)
+    async with world.working():
+        await trio.sleep(100)
+    assert world.api.count("send_worker_heartbeat") < 10
+
+
+async def test_one_shot_does_not_wait_for_a_pool_that_it_may_not_create(
+    autojump_clock: Clock, world: World
+) -> None:
+    with pytest.raises(WorkerRefusedError):
+        await world.worker(pool="another", run_once=True, create_pool_if_not_found=False).run()
+
+
+async def test_worker_runs_once(autojump_clock: Clock, world: World) -> None:
+    worker = world.worker()
+    worker.shutdown()
+    await worker.run()
+    with pytest.raises(RuntimeError, match="once"):
+        await worker.run()

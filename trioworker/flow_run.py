@@ -126,7 +126,6 @@ class _Life:
     # One state for all attempts to claim: its transition id tells a repetition from somebody else's claim.
     claim: ProposedState = attrs.field(factory=lambda: ProposedState(type=StateType.PENDING, name="Pending"))
     claim_sent: bool = False
-    claim_answered: bool = False
 
     @property
     def flow_run(self) -> FlowRun:
@@ -150,13 +149,16 @@ class _Life:
             raise _NotOurs("the worker was told to stop before it had claimed it")
         name, run_id = self.runner.worker_name, self.flow_run.id
         self.run_log.info(f"Worker '{name}' submitting flow run '{run_id}'")
-        await self._propose_claim()
+        self.claim_sent = True
+        # Not to be interrupted: a claim takes effect also when nobody waits for the answer any more, and the run
+        # would be Pending for ever.
+        with self.runner.shutdown.unbroken() as scope:
+            await self._propose_claim()
+        if scope.cancelled_caught:
+            await trio.sleep_forever()
 
     async def _propose_claim(self) -> None:
-        """Claim the run; harmless when that has been done already, and only the answer was lost."""
-        self.claim_sent = True
         result = await self._propose(self.claim, strikes=_STRIKES)
-        self.claim_answered = True
         reason = result.details.reason or "no reason given"
         if result.status is SetStateStatus.ABORT:
             await self._cancel_if_deployment_is_gone()
@@ -289,7 +291,7 @@ class _Life:
         infrastructure = self.runner.infrastructure
         ended: list[Outcome | Exception] = []
 
-        async def run(*, task_status: trio.TaskStatus[str]) -> None:
+        async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128 - passed on
             try:
                 ended.append(await infrastructure.run(job, task_status=task_status))
             except Exception as error:
@@ -373,9 +375,6 @@ class _Life:
     async def _conclude_cut_off(self) -> None:
         if not self.claim_sent:
             return
-        if not self.claim_answered:
-            # It may be on its way yet. Saying the same again settles whether the run is ours.
-            await self._propose_claim()
         if self.active.identifier is None:
             await self._make_sure_of_claim()
             await self._give_back("the worker was stopped")

@@ -49,7 +49,7 @@ class Shutdown:
         self._on_cut_off = on_cut_off
         self._requested = False
         self._last_deadline = math.inf
-        self._last_words: set[trio.CancelScope] = set()
+        self._unbroken: set[trio.CancelScope] = set()
 
     @property
     def requested(self) -> bool:
@@ -80,14 +80,29 @@ class Shutdown:
         self.stop()
         self.begin_cut_off()
         self._last_deadline = min(self._last_deadline, trio.current_time() + _ABANDONED_SECONDS)
-        for scope in (*self._last_words, self.flush):
+        for scope in (*self._unbroken, self.flush):
             scope.deadline = min(scope.deadline, self._last_deadline)
 
     def begin_cut_off(self) -> None:
         """Take note that runs are being ended before their time; from now on the last deadline counts."""
         if not self.cut_off:
             self._last_deadline = trio.current_time() + self._kill_grace + self._flush_timeout
+            for scope in self._unbroken:
+                scope.deadline = self._last_deadline
             self._on_cut_off()
+
+    @contextmanager
+    def unbroken(self) -> Iterator[trio.CancelScope]:
+        """A shielded scope for a request whose answer must be known before anything else can be decided.
+
+        When runs are cut off, it gets their last deadline.
+        """
+        with trio.CancelScope(shield=True, deadline=self._last_deadline) as scope:
+            self._unbroken.add(scope)
+            try:
+                yield scope
+            finally:
+                self._unbroken.discard(scope)
 
     @contextmanager
     def last_words(self) -> Iterator[trio.CancelScope]:
@@ -97,12 +112,8 @@ class Shutdown:
         be cut off.
         """
         self.begin_cut_off()
-        with trio.CancelScope(shield=True, deadline=self._last_deadline) as scope:
-            self._last_words.add(scope)
-            try:
-                yield scope
-            finally:
-                self._last_words.discard(scope)
+        with self.unbroken() as scope:
+            yield scope
 
     def flush_deadline(self) -> float:
         """Until when the outbox may go on sending, asked once the runs have ended."""

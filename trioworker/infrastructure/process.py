@@ -243,11 +243,7 @@ def _absolute(directory: str) -> Path:
         path = Path(directory).expanduser()
     except RuntimeError as error:
         raise InfrastructureError(f"job configuration: working_dir {directory!r}: {error}") from error
-    if not path.is_absolute():
-        raise InfrastructureError(
-            f"job configuration: working_dir must be an absolute path, not {directory!r}"
-        )
-    return path
+    return path.absolute()
 
 
 def _nullable_text(title: str, description: str, **more: str) -> dict[str, Any]:
