@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trioworker.api.errors import APIError
     from trioworker.config import WorkerConfig
     from trioworker.embedding import open_worker
     from trioworker.errors import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "APIError",
     "ConfigurationError",
     "GaveUpError",
     "HealthServerError",
@@ -40,6 +42,7 @@ __all__ = [
 
 # Imported when first asked for: the command line, and programs that want one name, shall not pay for all.
 _HOMES = {
+    "APIError": "api.errors",
     "ConfigurationError": "errors",
     "GaveUpError": "errors",
     "HealthServerError": "errors",

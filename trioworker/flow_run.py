@@ -7,11 +7,9 @@ run or a loop of the worker.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import attrs
 import trio
@@ -23,7 +21,6 @@ from trioworker.api.models import (
     Deployment,
     Flow,
     FlowRun,
-    OrchestrationResult,
     ProposedState,
     SetStateStatus,
     State,
@@ -42,7 +39,8 @@ from trioworker.infrastructure.protocol import (
 from trioworker.job_template import JobTemplateError, merge_job_variables, render
 from trioworker.outbox import Outbox
 from trioworker.run_log import RunLog
-from trioworker.service import Rhythm, patiently
+from trioworker.run_requests import STRIKES, DeploymentGoneError, RunRequests
+from trioworker.service import Rhythm
 from trioworker.shutdown import Shutdown
 from trioworker.work_pool import WorkPoolKeeper
 
@@ -51,22 +49,12 @@ _logger = logging.getLogger(__name__)
 # Between the SIGTERM and the SIGKILL of a run that somebody cancels, as in Prefect's worker.
 CANCEL_GRACE = 30.0
 
-# How often a request about a run that has not begun may fail while the API answers others. With the delays between
-# them, and the attempts that each is on the wire, that takes some minutes; then the fault is the run's.
-_STRIKES = 8
-
 # A state that changes under our hands is looked at again, but not for ever.
 _LOOKS = 5
-
-T = TypeVar("T")
 
 
 class _NotOurs(Exception):  # noqa: N818 - not an error: the run goes to somebody else, or nowhere
     """The server did not give us the run."""
-
-
-class _DeploymentGone(Exception):  # noqa: N818 - not an error: somebody deleted it, and the run with it is cancelled
-    """There is nothing left to execute."""
 
 
 @attrs.frozen(kw_only=True)
@@ -106,7 +94,8 @@ class FlowRunner:
         run_log = RunLog(flow_run, self.outbox if self.logs_to_api else None, self.now)
         with self.active.hold(flow_run) as active:
             task_status.started()
-            life = _Life(self, active, run_log)
+            requests = RunRequests(self.api, active, self.patience, run_log)
+            life = _Life(self, active, run_log, requests)
             cut_off = True
             try:
                 await life.live()
@@ -123,6 +112,7 @@ class _Life:
     runner: FlowRunner
     active: ActiveRun
     run_log: RunLog
+    requests: RunRequests
     # One state for all attempts to claim: its transition id tells a repetition from somebody else's claim.
     claim: ProposedState = attrs.field(factory=lambda: ProposedState(type=StateType.PENDING, name="Pending"))
     claim_sent: bool = False
@@ -158,7 +148,7 @@ class _Life:
             await trio.sleep_forever()
 
     async def _propose_claim(self) -> None:
-        result = await self._propose(self.claim, strikes=_STRIKES)
+        result = await self.requests.propose(self.claim, strikes=STRIKES)
         reason = result.details.reason or "no reason given"
         if result.status is SetStateStatus.ABORT:
             await self._cancel_if_deployment_is_gone()
@@ -171,24 +161,24 @@ class _Life:
     async def _cancel_if_deployment_is_gone(self) -> None:
         """Make an end of a run that waits for ever, since the server lets nobody claim it."""
         try:
-            await self._read_deployment()
-        except _DeploymentGone as gone:
-            current = await self._patiently(lambda: self.runner.api.read_flow_run(self.flow_run.id))
+            await self.requests.deployment()
+        except DeploymentGoneError as gone:
+            current = await self.requests.read()
             if current.state is not None and current.state.type is StateType.SCHEDULED:
-                await self._propose_all((cancelled(str(gone)),))
+                await self.requests.report(cancelled(str(gone)))
 
     async def _make_sure_of_claim(self) -> None:
         """See to it that nobody else has run, or is about to run, what we have claimed."""
-        history = await self._patiently(lambda: self.runner.api.read_flow_run_states(self.flow_run.id))
+        history = await self.requests.history()
         match judge_claim(history, self.claim.transition_id):
             case Lost():
                 raise _NotOurs("somebody else has claimed or ended it")
             case Cancelling():
                 self.active.cancel_requested.set()
             case Revived(ended_as):
-                current = await self._patiently(lambda: self.runner.api.read_flow_run(self.flow_run.id))
+                current = await self.requests.read()
                 if current.state is not None and self._is_claim(current.state):
-                    await self._propose(restored(ended_as), force=True)
+                    await self.requests.propose(restored(ended_as), force=True)
                 raise _NotOurs(f"somebody else has run it, and it ended {ended_as.label}")
 
     def _is_claim(self, state: State) -> bool:
@@ -205,8 +195,8 @@ class _Life:
         # As late as possible: until the process is there, nobody else knows that somebody acts upon the claim. And
         # before anything is said about the run: it may be another worker's.
         await self._make_sure_of_claim()
-        if isinstance(obstacle, _DeploymentGone):
-            await self._propose_all((cancelled(str(obstacle)),))
+        if isinstance(obstacle, DeploymentGoneError):
+            await self.requests.report(cancelled(str(obstacle)))
             raise _NotOurs(str(obstacle))
         if self.active.cancel_requested.is_set():
             return "Flow run was cancelled before it began."
@@ -244,10 +234,8 @@ class _Life:
 
     async def _prepare(self) -> Any:
         """Read what belongs to the run and make a job of it."""
-        deployment = await self._read_deployment()
-        flow = await self._patiently(
-            lambda: self.runner.api.read_flow(self.flow_run.flow_id), strikes=_STRIKES
-        )
+        deployment = await self.requests.deployment()
+        flow = await self.requests.flow()
         pool = self.runner.keeper.pool
         if pool is None:
             raise InfrastructureError("its work pool is gone")
@@ -263,16 +251,6 @@ class _Life:
                 environment=self._environment(deployment, flow),
             )
         )
-
-    async def _read_deployment(self) -> Deployment | None:
-        deployment_id = self.flow_run.deployment_id
-        if deployment_id is None:
-            return None
-        with suppress(ObjectNotFoundError):
-            return await self._patiently(
-                lambda: self.runner.api.read_deployment(deployment_id), strikes=_STRIKES
-            )
-        raise _DeploymentGone(f"Deployment {deployment_id} no longer exists, cancelled run.")
 
     def _environment(self, deployment: Deployment | None, flow: Flow) -> dict[str, str]:
         """By what the run's process knows itself, and is known to the API in turn."""
@@ -306,21 +284,11 @@ class _Life:
             async with trio.open_nursery() as watchers:
                 self.active.identifier = await watchers.start(run)
                 self.run_log.info(f"Flow run '{self.flow_run.name}' submitted to infrastructure")
-                watchers.start_soon(self._report_identifier, self.active.identifier)
+                watchers.start_soon(self.requests.report_place, self.active.identifier)
                 watchers.start_soon(self._kill_when_cancelled, self.active.identifier)
         if isinstance(ended[0], Exception):
             raise ended[0]
         return ended[0]
-
-    async def _report_identifier(self, identifier: str) -> None:
-        try:
-            await self._patiently(
-                lambda: self.runner.api.set_infrastructure_pid(self.flow_run.id, identifier)
-            )
-        except APIError as error:
-            self.run_log.warning(
-                f"The process id could not be reported, so the server may not know it: {error}"
-            )
 
     async def _kill_when_cancelled(self, identifier: str) -> None:
         await self.active.cancel_requested.wait()
@@ -331,7 +299,7 @@ class _Life:
         """Bring the server's record of the run to what is true, if it is not already."""
         for _ in range(_LOOKS):
             try:
-                current = await self._patiently(lambda: self.runner.api.read_flow_run(self.flow_run.id))
+                current = await self.requests.read()
             except ObjectNotFoundError:
                 self.run_log.debug(f"Flow run '{self.flow_run.id}' was deleted")
                 return
@@ -346,19 +314,9 @@ class _Life:
             if isinstance(conclusion, Leave):
                 self.run_log.debug(f"Flow run '{self.flow_run.name}': {conclusion.reason}")
                 return
-            if await self._propose_all(conclusion.states):
+            if await self.requests.report(*conclusion.states):
                 return
         _logger.error("The state of flow run %r keeps changing; it is left as it is", self.flow_run.name)
-
-    async def _propose_all(self, states: tuple[ProposedState, ...]) -> bool:
-        """Propose states in order; False as soon as one is not accepted."""
-        for state in states:
-            result = await self._propose(state)
-            if result.status is not SetStateStatus.ACCEPT and not _already_made(result, state):
-                return False
-            message = f"Reported flow run '{self.flow_run.id}' as {state.name.lower()}"
-            self.run_log.info(f"{message}: {state.message}" if state.message else message)
-        return True
 
     async def have_last_words(self) -> None:
         """Speak for a run that the worker's end has interrupted; its process is gone by now."""
@@ -390,32 +348,5 @@ class _Life:
             await self._conclude("Flow run was cancelled before it began.")
         else:
             reason = f"Given back by worker '{self.runner.worker_name}': {why}."
-            await self._propose_all((scheduled(reason, self.runner.now()),))
+            await self.requests.report(scheduled(reason, self.runner.now()))
         raise _NotOurs(f"given back, because {why}")
-
-    async def _propose(
-        self, state: ProposedState, *, force: bool = False, strikes: float = math.inf
-    ) -> OrchestrationResult:
-        """Propose a state until the server has an answer that is not "wait"."""
-        self.active.transition_ids.add(state.transition_id)
-        while True:
-            result = await self._patiently(
-                lambda: self.runner.api.set_flow_run_state(self.flow_run.id, state, force=force),
-                strikes=strikes,
-            )
-            if result.status is not SetStateStatus.WAIT:
-                return result
-            await trio.sleep(max(result.details.delay_seconds, 0.1))
-
-    async def _patiently(self, action: Callable[[], Awaitable[T]], *, strikes: float = math.inf) -> T:
-        def complain(error: APIError) -> None:
-            _logger.debug("Flow run %r waits for the API: %s", self.flow_run.name, error)
-
-        return await patiently(
-            action, self.runner.patience, self.runner.api.condition, strikes=strikes, on_failure=complain
-        )
-
-
-def _already_made(result: OrchestrationResult, state: ProposedState) -> bool:
-    """Whether the server refused a state because an earlier attempt, whose answer was lost, had made it so."""
-    return result.state is not None and result.state.state_details.transition_id == state.transition_id

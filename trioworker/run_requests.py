@@ -1,0 +1,129 @@
+"""What is asked of the API about one flow run, with the patience that each request deserves."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import attrs
+import trio
+
+from trioworker.active_runs import ActiveRun
+from trioworker.api.client import PrefectAPI
+from trioworker.api.errors import APIError, ObjectNotFoundError
+from trioworker.api.models import (
+    Deployment,
+    Flow,
+    FlowRun,
+    OrchestrationResult,
+    ProposedState,
+    SetStateStatus,
+    State,
+)
+from trioworker.run_log import RunLog
+from trioworker.service import Rhythm, patiently
+
+_logger = logging.getLogger(__name__)
+
+# How often a request about a run that has not begun may fail while the API answers others. With the delays between
+# them, and the attempts that each is on the wire, that takes some minutes; then the fault is the run's.
+STRIKES = 8
+
+T = TypeVar("T")
+
+
+class DeploymentGoneError(Exception):
+    """Somebody has deleted the run's deployment, so there is nothing to execute."""
+
+
+@attrs.frozen
+class RunRequests:
+    """The requests about one run. Each outlasts an outage of the API, however long it is.
+
+    Attributes:
+        api: the API.
+        active: the run; learns of every transition id that is proposed for it.
+        patience: the delays between attempts.
+        run_log: told what was reported.
+    """
+
+    api: PrefectAPI
+    active: ActiveRun
+    patience: Rhythm
+    run_log: RunLog
+
+    async def read(self) -> FlowRun:
+        """The run as it is now; `ObjectNotFoundError` if it was deleted."""
+        return await self._patiently(lambda: self.api.read_flow_run(self._flow_run.id))
+
+    async def history(self) -> list[State]:
+        """All states of the run, oldest first."""
+        return await self._patiently(lambda: self.api.read_flow_run_states(self._flow_run.id))
+
+    async def flow(self) -> Flow:
+        """The run's flow."""
+        return await self._patiently(lambda: self.api.read_flow(self._flow_run.flow_id), STRIKES)
+
+    async def deployment(self) -> Deployment | None:
+        """The run's deployment, if it ever had one.
+
+        Raises:
+            DeploymentGoneError: it was deleted.
+        """
+        deployment_id = self._flow_run.deployment_id
+        if deployment_id is None:
+            return None
+        try:
+            return await self._patiently(lambda: self.api.read_deployment(deployment_id), STRIKES)
+        except ObjectNotFoundError as error:
+            message = f"Deployment {deployment_id} no longer exists, cancelled run."
+            raise DeploymentGoneError(message) from error
+
+    async def report_place(self, identifier: str) -> None:
+        """Record where the run runs; that it cannot be done is said and harms nothing."""
+        try:
+            await self._patiently(lambda: self.api.set_infrastructure_pid(self._flow_run.id, identifier))
+        except APIError as error:
+            self.run_log.warning(
+                f"The process id could not be reported, so the server may not know it: {error}"
+            )
+
+    async def propose(
+        self, state: ProposedState, *, force: bool = False, strikes: float = math.inf
+    ) -> OrchestrationResult:
+        """Propose a state until the server has an answer that is not "wait"."""
+        self.active.transition_ids.add(state.transition_id)
+        while True:
+            result = await self._patiently(
+                lambda: self.api.set_flow_run_state(self._flow_run.id, state, force=force), strikes
+            )
+            if result.status is not SetStateStatus.WAIT:
+                return result
+            await trio.sleep(max(result.details.delay_seconds, 0.1))
+
+    async def report(self, *states: ProposedState) -> bool:
+        """Propose states in order; False as soon as one is not accepted."""
+        for state in states:
+            result = await self.propose(state)
+            if result.status is not SetStateStatus.ACCEPT and not _already_made(result, state):
+                return False
+            message = f"Reported flow run '{self._flow_run.id}' as {state.name.lower()}"
+            self.run_log.info(f"{message}: {state.message}" if state.message else message)
+        return True
+
+    @property
+    def _flow_run(self) -> FlowRun:
+        return self.active.flow_run
+
+    async def _patiently(self, action: Callable[[], Awaitable[T]], strikes: float = math.inf) -> T:
+        def note(error: APIError) -> None:
+            _logger.debug("Flow run %r waits for the API: %s", self._flow_run.name, error)
+
+        return await patiently(action, self.patience, self.api.condition, strikes=strikes, on_failure=note)
+
+
+def _already_made(result: OrchestrationResult, state: ProposedState) -> bool:
+    """Whether the server refused a state because an earlier attempt, whose answer was lost, had made it so."""
+    return result.state is not None and result.state.state_details.transition_id == state.transition_id
