@@ -143,4 +143,10 @@ async def test_all_of_it_may_be_repeated(autojump_clock: Clock) -> None:
         shutdown.request()
         shutdown.stop()
         shutdown.abandon()
-    assert shutdown.cut_off
+    assert shutdown.requested
+
+
+async def test_leaving_in_a_hurry_cuts_nothing_off_where_nothing_runs(autojump_clock: Clock) -> None:
+    shutdown = make()
+    shutdown.abandon()
+    assert not shutdown.cut_off

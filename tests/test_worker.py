@@ -28,6 +28,7 @@ from trioworker.api.errors import (
     RequestRefusedError,
 )
 from trioworker.api.models import FlowRun
+from trioworker.flow_run import FlowRunner
 from trioworker.testing import Script
 
 Clock = trio.testing.MockClock
@@ -781,3 +782,43 @@ async def test_worker_runs_once(autojump_clock: Clock, world: World) -> None:
     await worker.run()
     with pytest.raises(RuntimeError, match="once"):
         await worker.run()
+
+
+async def test_process_that_stood_still_while_it_took_runs_goes_on_as_if_nothing_had_been(
+    autojump_clock: Clock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine may sleep at any moment, also between a poll and the first step of what it found."""
+    first, second = world.schedule(Script(seconds=5)), world.schedule(Script(seconds=5), at=100)
+    start = trio.Nursery.start
+
+    async def stand_still_then_start(self: trio.Nursery, function: Any, *arguments: Any) -> Any:
+        if getattr(function, "__func__", None) is FlowRunner.run:
+            autojump_clock.jump(30)
+        return await start(self, function, *arguments)
+
+    monkeypatch.setattr(trio.Nursery, "start", stand_still_then_start)
+    async with world.working() as worker:
+        await world.api.wait_for_state(second.id, "Completed")
+        assert not worker.cut_off
+    assert world.states(first)[-1] == "Completed"
+
+
+@pytest.mark.parametrize("attempt", range(20))
+async def test_hard_cancel_in_the_moment_of_a_poll_keeps_to_the_bound(
+    autojump_clock: Clock, world: World, attempt: int
+) -> None:
+    """Though a claim that it begins then would never be answered; twenty times, since Trio's order is by chance."""
+    world.schedule(Script(seconds=5))
+    world.api.latencies["set_flow_run_state"] = 10_000
+    poll = world.api.get_scheduled_flow_runs
+    scope = trio.CancelScope()
+
+    async def cancel_then_answer(*arguments: Any, **options: Any) -> list[FlowRun]:
+        found = await poll(*arguments, **options)
+        scope.cancel()
+        return found
+
+    world.api.get_scheduled_flow_runs = cancel_then_answer  # type: ignore[method-assign]
+    with scope:
+        await world.worker().run()
+    assert world.now <= 8

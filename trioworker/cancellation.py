@@ -18,6 +18,9 @@ from trioworker.service import Rhythm, WakeUp, repeat
 
 _logger = logging.getLogger(__name__)
 
+# Seconds of a poll that may go into runs that are not in hand.
+_ORPHAN_SECONDS = 5.0
+
 
 def is_orphan(flow_run: FlowRun) -> bool:
     """Whether a run has neither begun nor been given a place to run, so that nobody may see to its cancellation."""
@@ -58,9 +61,11 @@ class CancellationWatch:
                 orphans.append(flow_run)
         now = trio.current_time()
         self._orphans = {flow_run.id: self._orphans.get(flow_run.id, now) for flow_run in orphans}
-        for flow_run in orphans:
-            if now - self._orphans[flow_run.id] >= self.orphan_age:
-                await self._cancel_orphan(flow_run)
+        # Runs in hand come first, in this poll and in the next.
+        with trio.move_on_after(_ORPHAN_SECONDS):
+            for flow_run in orphans:
+                if now - self._orphans[flow_run.id] >= self.orphan_age:
+                    await self._cancel_orphan(flow_run)
 
     async def _cancel_orphan(self, flow_run: FlowRun) -> None:
         state = cancelled("Flow run cancelled by worker (no infrastructure found).")
@@ -68,7 +73,7 @@ class CancellationWatch:
             await self.api.set_flow_run_state(flow_run.id, state)
         except APIError as error:
             # Whatever keeps this one from its end shall not keep others.
-            _logger.warning("Flow run %r could not be cancelled: %s", flow_run.name, error)
+            _logger.debug("Flow run %r could not be cancelled: %s", flow_run.name, error)
         else:
             _logger.info("Cancelled flow run %r, which had not begun", flow_run.name)
 

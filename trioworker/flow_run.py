@@ -327,6 +327,8 @@ class _Life:
                 self.run_log.info(f"Left flow run '{self.flow_run.id}': {reason}")
             except APIError as error:
                 _logger.error("Flow run %r is left as it is: %s", self.flow_run.name, error)
+            except Exception:
+                _logger.exception("Flow run %r is left as it is, because of a bug", self.flow_run.name)
         if scope.cancelled_caught:
             _logger.error("Flow run %r is left as it is: the API did not answer in time", self.flow_run.name)
 

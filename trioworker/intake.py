@@ -18,9 +18,6 @@ from trioworker.health import PollingHealth
 from trioworker.notices import Notice, Notify
 from trioworker.service import Rhythm, WakeUp, repeat
 
-# Seconds; never used up, since a run does nothing before it is started but take its slot.
-_FIRST_STEP = 1.0
-
 
 def page_size(free: int | None, in_hand: int) -> int:
     """How many runs to ask for.
@@ -86,8 +83,9 @@ class Intake:
         in_hand = {run.flow_run.id for run in self.active}
         for flow_run in choose(listed, in_hand, self.active.free):
             # One by one, so that the most urgent is claimed first. Shielded, since a shutdown in this very moment
-            # would leave the run half way between two nurseries; it waits for nothing but its own first step.
-            with trio.move_on_after(_FIRST_STEP, shield=True):
+            # would leave the run half way between two nurseries; and without a deadline, which a process that was
+            # stopped for a while might exceed. A run waits for nothing before it is started.
+            with trio.CancelScope(shield=True):
                 await runs.start(self.runner.run, flow_run)
 
     def _say_missing(self, detail: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -31,6 +30,9 @@ _logger = logging.getLogger(__name__)
 # them, and the attempts that each is on the wire, that takes some minutes; then the fault is the run's.
 STRIKES = 8
 
+# The same about a run that has, and whose end must be known: some two hours.
+_STRIKES_ONCE_BEGUN = 60
+
 T = TypeVar("T")
 
 
@@ -40,7 +42,10 @@ class DeploymentGoneError(Exception):
 
 @attrs.frozen
 class RunRequests:
-    """The requests about one run. Each outlasts an outage of the API, however long it is.
+    """The requests about one run.
+
+    Each outlasts an outage of the API, however long it is. Where the API answers others and fails this run alone,
+    patience has an end.
 
     Attributes:
         api: the API.
@@ -60,7 +65,7 @@ class RunRequests:
 
     async def history(self) -> list[State]:
         """All states of the run, oldest first."""
-        return await self._patiently(lambda: self.api.read_flow_run_states(self._flow_run.id))
+        return await self._patiently(lambda: self.api.read_flow_run_states(self._flow_run.id), STRIKES)
 
     async def flow(self) -> Flow:
         """The run's flow."""
@@ -91,7 +96,7 @@ class RunRequests:
             )
 
     async def propose(
-        self, state: ProposedState, *, force: bool = False, strikes: float = math.inf
+        self, state: ProposedState, *, force: bool = False, strikes: int = _STRIKES_ONCE_BEGUN
     ) -> OrchestrationResult:
         """Propose a state until the server has an answer that is not "wait"."""
         self.active.transition_ids.add(state.transition_id)
@@ -117,7 +122,7 @@ class RunRequests:
     def _flow_run(self) -> FlowRun:
         return self.active.flow_run
 
-    async def _patiently(self, action: Callable[[], Awaitable[T]], strikes: float = math.inf) -> T:
+    async def _patiently(self, action: Callable[[], Awaitable[T]], strikes: int = _STRIKES_ONCE_BEGUN) -> T:
         def note(error: APIError) -> None:
             _logger.debug("Flow run %r waits for the API: %s", self._flow_run.name, error)
 

@@ -48,6 +48,7 @@ class Shutdown:
         self._flush_timeout = flush_timeout
         self._on_cut_off = on_cut_off
         self._requested = False
+        self._cut_off = False
         self._last_deadline = math.inf
         self._unbroken: set[trio.CancelScope] = set()
 
@@ -59,7 +60,7 @@ class Shutdown:
     @property
     def cut_off(self) -> bool:
         """Whether runs were ended before their time."""
-        return self._last_deadline < math.inf
+        return self._cut_off
 
     def request(self) -> None:
         """Begin nothing new and let what runs end, for `drain_timeout` seconds at the most."""
@@ -78,18 +79,20 @@ class Shutdown:
     def abandon(self) -> None:
         """Leave a second for everything that still waits; whoever kills processes has done so before."""
         self.stop()
-        self.begin_cut_off()
-        self._last_deadline = min(self._last_deadline, trio.current_time() + _ABANDONED_SECONDS)
-        for scope in (*self._unbroken, self.flush):
-            scope.deadline = min(scope.deadline, self._last_deadline)
+        self._bring_forward(trio.current_time() + _ABANDONED_SECONDS)
+        self.flush.deadline = min(self.flush.deadline, self._last_deadline)
 
     def begin_cut_off(self) -> None:
         """Take note that runs are being ended before their time; from now on the last deadline counts."""
-        if not self.cut_off:
-            self._last_deadline = trio.current_time() + self._kill_grace + self._flush_timeout
-            for scope in self._unbroken:
-                scope.deadline = self._last_deadline
+        if not self._cut_off:
+            self._cut_off = True
+            self._bring_forward(trio.current_time() + self._kill_grace + self._flush_timeout)
             self._on_cut_off()
+
+    def _bring_forward(self, deadline: float) -> None:
+        self._last_deadline = min(self._last_deadline, deadline)
+        for scope in self._unbroken:
+            scope.deadline = self._last_deadline
 
     @contextmanager
     def unbroken(self) -> Iterator[trio.CancelScope]:

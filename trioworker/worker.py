@@ -209,6 +209,8 @@ class Worker:
         try:
             await trio.sleep_forever()
         finally:
+            # Nothing is to be begun any more, also when nobody has called `shutdown`.
+            self._shutdown.request()
             if self.runs_in_hand:
                 self._shutdown.begin_cut_off()
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,9 +35,8 @@ _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 # On top of the grace: what the kernel may need to take down a group that was killed.
 _KILL_MARGIN = 10.0
 
-# To remove the temporary directory of a run; what is left then is left to the system.
-_CLEAR_UP = 30.0
-_CLEAR_UP_CUT_OFF = 0.5
+# How long the removal of a temporary directory is waited for.
+_CLEAR_UP = 0.5
 
 
 @attrs.frozen(kw_only=True)
@@ -158,7 +157,9 @@ class ProcessInfrastructure:
     def kill_now(self) -> None:
         """See `Infrastructure.kill_now`."""
         for running in self._running.values():
-            running.group.kill()
+            # Of one that somebody else has reaped there is nothing to kill.
+            with suppress(ChildProcessError):
+                running.group.kill()
 
     async def find(self, identifier: str) -> Running | Gone:
         """See `Infrastructure.find`."""
@@ -172,13 +173,15 @@ async def _start(job: ProcessJob, directory: Path) -> ProcessGroup:
         return await ProcessGroup.start(
             job.command, env=job.environment, cwd=directory, stdout=output, stderr=output
         )
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise InfrastructureFullError(f"no process can be started just now: {error.strerror}") from error
-        raise InfrastructureError(_why_not_started(job, directory, error)) from error
+    except OSError as error:
+        raise _full(error) or InfrastructureError(_why_not_started(job, directory, error)) from error
+    except ValueError as error:
+        raise InfrastructureError(f"command {job.command[0]!r} could not be started: {error}") from error
+    except RuntimeError as error:
+        raise InfrastructureFullError(f"no thread can be started just now: {error}") from error
 
 
-def _why_not_started(job: ProcessJob, directory: Path, error: OSError | ValueError) -> str:
+def _why_not_started(job: ProcessJob, directory: Path, error: OSError) -> str:
     # The system names the directory and the program by the same error number.
     if not directory.is_dir():
         return f"working directory {str(directory)!r} does not exist"
@@ -196,17 +199,34 @@ async def _working_directory(configured: Path | None) -> AsyncIterator[Path]:
     if configured is not None:
         yield configured
         return
-    directory = Path(await trio.to_thread.run_sync(partial(tempfile.mkdtemp, suffix="prefect")))
+    directory = await _make_temporary_directory()
     cut_off = True
     try:
         yield directory
         cut_off = False
     finally:
-        # A run that is cut off has more urgent business than to clear up for long.
-        with trio.move_on_after(_CLEAR_UP_CUT_OFF if cut_off else _CLEAR_UP, shield=True):
-            await trio.to_thread.run_sync(
+        # Mostly a matter of milliseconds. A large one goes on being removed when nobody waits any more: there is
+        # something to be said about the run first.
+        with trio.move_on_after(_CLEAR_UP, shield=cut_off):
+            await trio.to_thread.run_sync(  # noqa: ASYNC102 - shielded where it matters
                 partial(shutil.rmtree, directory, ignore_errors=True), abandon_on_cancel=True
             )
+
+
+async def _make_temporary_directory() -> Path:
+    try:
+        return Path(await trio.to_thread.run_sync(partial(tempfile.mkdtemp, suffix="prefect")))
+    except OSError as error:
+        raise _full(error) or InfrastructureError(f"no temporary directory: {error}") from error
+    except RuntimeError as error:
+        raise InfrastructureFullError(f"no thread can be started just now: {error}") from error
+
+
+def _full(error: OSError) -> InfrastructureFullError | None:
+    """What the error means for a run, if it is a matter of room."""
+    if error.errno not in _NO_ROOM:
+        return None
+    return InfrastructureFullError(f"no process can be started just now: {error.strerror}")
 
 
 def _text(configuration: Mapping[str, Any], field: str) -> str | None:
