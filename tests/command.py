@@ -52,6 +52,13 @@ os.login_tty(0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
 
+# Becomes the command with a signal ignored. (Not every shell passes an ignored SIGCHLD on.)
+_IGNORE = """
+import os, signal, sys
+signal.signal(int(sys.argv[1]), signal.SIG_IGN)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -200,7 +207,7 @@ class Launcher:
         """
         argv = [*program, *map(str, arguments)]
         if ignored is not None:
-            argv = ["sh", "-c", f'trap "" {ignored.name.removeprefix("SIG")}; exec "$@"', "sh", *argv]
+            argv = [sys.executable, "-c", _IGNORE, str(ignored.value), *argv]
         environment = self._environment | settings
         if api is not None:
             environment["PREFECT_API_URL"] = api

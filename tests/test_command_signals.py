@@ -263,3 +263,15 @@ class TestCancellation:
         assert await worker.exit_code() == 0
         assert await prefect.state_name(run) == "Cancelled"
         assert launch.processes() == []
+
+
+class TestInheritedChildSignal:
+    async def test_exit_status_of_runs_is_known_though_sigchld_was_inherited_as_ignored(
+        self, launch: Launcher, prefect: Prefect
+    ) -> None:
+        """Else the kernel would reap the processes of runs before anybody has asked how they ended."""
+        pool = await prefect.pool()
+        run = await prefect.run(await prefect.deployment(pool, "become('RUNNING')\nsys.exit(3)"))
+        worker = await launch.worker("-p", pool, api=prefect.url, ignored=signal.SIGCHLD)
+        assert "status code: 3" in await prefect.reached(run, "Crashed", worker)
+        assert await worker.stop() == 0
