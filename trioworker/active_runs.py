@@ -18,14 +18,12 @@ class ActiveRun:
 
     Attributes:
         flow_run: the run as it was when it was found.
-        since: when it was taken in hand, on Trio's clock.
         identifier: where it runs, once it does.
         transition_ids: of every state that this worker proposed for it.
         cancel_requested: set when somebody wants it cancelled.
     """
 
     flow_run: FlowRun
-    since: float
     identifier: str | None = None
     transition_ids: set[UUID] = attrs.field(factory=set)
     cancel_requested: trio.Event = attrs.field(factory=trio.Event)
@@ -46,11 +44,7 @@ class ActiveRuns:
         """How many runs are in hand."""
         return len(self._by_id)
 
-    def __iter__(self) -> Iterator[ActiveRun]:
-        """The runs in hand, oldest first."""
-        return iter(list(self._by_id.values()))
-
-    def __contains__(self, flow_run_id: UUID) -> bool:
+    def __contains__(self, flow_run_id: object) -> bool:
         """Whether the run is in hand."""
         return flow_run_id in self._by_id
 
@@ -66,7 +60,7 @@ class ActiveRuns:
     @contextmanager
     def hold(self, flow_run: FlowRun) -> Iterator[ActiveRun]:
         """Keep a run in hand, and a slot with it, for the length of a block."""
-        run = ActiveRun(flow_run, since=trio.current_time())
+        run = ActiveRun(flow_run)
         self._by_id[flow_run.id] = run
         try:
             yield run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Container, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -30,7 +30,7 @@ def page_size(free: int | None, in_hand: int) -> int:
     return min(LARGEST_PAGE, max(1, free + in_hand))
 
 
-def choose(listed: Sequence[FlowRun], in_hand: Collection[UUID], free: int | None) -> list[FlowRun]:
+def choose(listed: Sequence[FlowRun], in_hand: Container[UUID], free: int | None) -> list[FlowRun]:
     """The runs to take in hand, most urgent first: none that is in hand already, and no more than have a slot."""
     fresh = {run.id: run for run in listed if run.id not in in_hand}
     return list(fresh.values())[:free]
@@ -80,8 +80,7 @@ class Intake:
             return
         self._complaint = ""
         self.health.polled()
-        in_hand = {run.flow_run.id for run in self.active}
-        for flow_run in choose(listed, in_hand, self.active.free):
+        for flow_run in choose(listed, self.active, self.active.free):
             # One by one, so that the most urgent is claimed first. Shielded, since a shutdown in this very moment
             # would leave the run half way between two nurseries; and without a deadline, which a process that was
             # stopped for a while might exceed. A run waits for nothing before it is started.

@@ -59,7 +59,7 @@ class ProcessJob:
 @attrs.define(eq=False)
 class _RunningProcess:
     group: ProcessGroup
-    kills: int = 0
+    kill_requested: bool = False
     killed: trio.Event = attrs.field(factory=trio.Event)
 
 
@@ -125,7 +125,7 @@ class ProcessInfrastructure:
             try:
                 task_status.started(identifier)
                 status = await running.group.wait()
-                if running.kills:
+                if running.kill_requested:
                     # The process is gone, but what it started may have to be killed yet.
                     await running.killed.wait()
                 elif status != 0:
@@ -145,7 +145,7 @@ class ProcessInfrastructure:
         running = self._running.get(identifier)
         if running is None:
             return
-        running.kills += 1
+        running.kill_requested = True
         try:
             # Shielded, since a cancellation would cut the grace to nothing. When the whole worker is stopped, `run`
             # cuts it to what is right for that.
