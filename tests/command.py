@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -255,7 +256,7 @@ class Launcher:
     def forget_temporary_files(self) -> None:
         """Do not mind what a worker that was killed could not clear away."""
         for path in self._temporary.iterdir():
-            path.rmdir()
+            shutil.rmtree(path)
 
     async def close(self) -> None:
         """End whatever is left, and complain about it."""

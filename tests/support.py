@@ -52,7 +52,8 @@ def settings(values: Mapping[str, str], directory: Path) -> Settings:
 class World:
     """A fake API with a pool and a deployment, and infrastructure to go with it.
 
-    Times are in seconds since it was made.
+    Times are in seconds since it was made. The API tells nothing by itself unless a test lets it, so that times are
+    those of the polls.
     """
 
     directory: Path
@@ -65,6 +66,7 @@ class World:
 
     def __attrs_post_init__(self) -> None:
         self.api = FakePrefectAPI(condition=self.relay)
+        self.api.refuse_state_changes()
         self.infrastructure = FakeInfrastructure(self.api)
         self.api.add_work_pool(POOL, base_job_template=self.infrastructure.default_base_job_template)
         self.deployment = self.api.add_deployment("flow", POOL)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import attrs
+import httpx
 import pytest
+import trio
 from conftest import PrefectServer
 
-from trioworker.api.client import PrefectAPI, open_client
+from trioworker.api.client import PrefectAPI, PrefectClient, open_client
+from trioworker.api.condition import Condition
 from trioworker.api.errors import (
+    MalformedAnswerError,
     NotPermittedError,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -22,13 +29,16 @@ from trioworker.api.errors import (
 )
 from trioworker.api.models import (
     Event,
+    Integration,
     LogLine,
     OrchestrationResult,
     ProposedState,
     SetStateStatus,
     StateType,
+    VersionInfo,
+    WorkerMetadata,
 )
-from trioworker.api.transport import TransportConfig
+from trioworker.api.transport import Transport, TransportConfig
 from trioworker.claim import Revived, judge_claim
 from trioworker.conclusion import restored
 from trioworker.testing import FakePrefectAPI
@@ -41,8 +51,10 @@ TEMPLATE = {
 TYPES = {kind.value.capitalize(): kind for kind in StateType} | {
     "Suspended": StateType.PAUSED,
     "Submitting": StateType.PENDING,
+    "InfrastructurePending": StateType.PENDING,
     "AwaitingRetry": StateType.SCHEDULED,
     "Late": StateType.SCHEDULED,
+    "TimedOut": StateType.FAILED,
 }
 
 
@@ -87,17 +99,26 @@ class OtherSide(Protocol):
         at: datetime | None = None,
         name: str | None = None,
         tags: Sequence[str] = (),
+        parameters: dict[str, Any] | None = None,
         job_variables: dict[str, Any] | None = None,
         retries: int | None = None,
     ) -> UUID: ...
 
-    async def set_state(self, flow_run_id: UUID, name: str, *, force: bool = False) -> str: ...
+    async def set_state(
+        self, flow_run_id: UUID, name: str, *, data: Any = None, force: bool = False
+    ) -> str: ...
 
     async def delete_flow_run(self, flow_run_id: UUID) -> None: ...
 
     async def worker_names(self, pool_name: str) -> list[str]: ...
 
     async def log_messages(self, flow_run_id: UUID) -> list[str]: ...
+
+    async def labels(self, flow_run_id: UUID) -> dict[str, str]: ...
+
+    async def add_block(self, type_slug: str, name: str, data: dict[str, Any]) -> UUID: ...
+
+    async def add_variable(self, name: str, value: Any) -> None: ...
 
 
 @attrs.frozen
@@ -164,15 +185,22 @@ class FakeSide:
         at: datetime | None = None,
         name: str | None = None,
         tags: Sequence[str] = (),
+        parameters: dict[str, Any] | None = None,
         job_variables: dict[str, Any] | None = None,
         retries: int | None = None,
     ) -> UUID:
         return self.fake.schedule(
-            deployment_id, at=at, name=name, tags=tags, job_variables=job_variables, retries=retries
+            deployment_id,
+            at=at,
+            name=name,
+            tags=tags,
+            parameters=parameters,
+            job_variables=job_variables,
+            retries=retries,
         ).id
 
-    async def set_state(self, flow_run_id: UUID, name: str, *, force: bool = False) -> str:
-        return self.fake.set_state(flow_run_id, name, force=force).status
+    async def set_state(self, flow_run_id: UUID, name: str, *, data: Any = None, force: bool = False) -> str:
+        return self.fake.set_state(flow_run_id, name, data=data, force=force).status
 
     async def delete_flow_run(self, flow_run_id: UUID) -> None:
         self.fake.delete_flow_run(flow_run_id)
@@ -182,6 +210,15 @@ class FakeSide:
 
     async def log_messages(self, flow_run_id: UUID) -> list[str]:
         return [line.message for line in self.fake.logs if line.flow_run_id == flow_run_id]
+
+    async def labels(self, flow_run_id: UUID) -> dict[str, str]:
+        return self.fake.labels(flow_run_id)
+
+    async def add_block(self, type_slug: str, name: str, data: dict[str, Any]) -> UUID:
+        return self.fake.add_block(type_slug, name, data)
+
+    async def add_variable(self, name: str, value: Any) -> None:
+        self.fake.add_variable(name, value)
 
 
 @attrs.frozen
@@ -258,6 +295,7 @@ class RealSide:
         at: datetime | None = None,
         name: str | None = None,
         tags: Sequence[str] = (),
+        parameters: dict[str, Any] | None = None,
         job_variables: dict[str, Any] | None = None,
         retries: int | None = None,
     ) -> UUID:
@@ -265,6 +303,7 @@ class RealSide:
         body: dict[str, Any] = {
             "state": {"type": "SCHEDULED", "name": "Scheduled", "state_details": details},
             "tags": list(tags),
+            "parameters": parameters or {},
         }
         if name is not None:
             body["name"] = name
@@ -275,9 +314,9 @@ class RealSide:
         run = await self.server.acall("POST", f"deployments/{deployment_id}/create_flow_run", body)
         return UUID(run["id"])
 
-    async def set_state(self, flow_run_id: UUID, name: str, *, force: bool = False) -> str:
+    async def set_state(self, flow_run_id: UUID, name: str, *, data: Any = None, force: bool = False) -> str:
         details = {"pause_reschedule": True} if name == "Suspended" else {}
-        state = {"type": TYPES[name].value, "name": name, "state_details": details}
+        state = {"type": TYPES[name].value, "name": name, "data": data, "state_details": details}
         body = {"state": state, "force": force}
         result = await self.server.acall("POST", f"flow_runs/{flow_run_id}/set_state", body)
         status: str = result["status"]
@@ -293,6 +332,27 @@ class RealSide:
     async def log_messages(self, flow_run_id: UUID) -> list[str]:
         body = {"logs": {"flow_run_id": {"any_": [str(flow_run_id)]}}, "sort": "TIMESTAMP_ASC"}
         return [line["message"] for line in await self.server.acall("POST", "logs/filter", body)]
+
+    async def labels(self, flow_run_id: UUID) -> dict[str, str]:
+        run = await self.server.acall("GET", f"flow_runs/{flow_run_id}")
+        labels: dict[str, str] = run["labels"]
+        return labels
+
+    async def add_block(self, type_slug: str, name: str, data: dict[str, Any]) -> UUID:
+        block_type = await self.server.acall("GET", f"block_types/slug/{type_slug}")
+        of_type = {"block_schemas": {"block_type_id": {"any_": [block_type["id"]]}}}
+        [schema, *_] = await self.server.acall("POST", "block_schemas/filter", of_type)
+        body = {
+            "name": name,
+            "data": data,
+            "block_type_id": block_type["id"],
+            "block_schema_id": schema["id"],
+        }
+        block = await self.server.acall("POST", "block_documents/", body)
+        return UUID(block["id"])
+
+    async def add_variable(self, name: str, value: Any) -> None:
+        await self.server.acall("POST", "variables/", {"name": name, "value": value})
 
 
 @attrs.frozen
@@ -460,11 +520,21 @@ async def test_heartbeat_makes_the_worker_known(world: World) -> None:
     assert await world.other.worker_names(world.pool) == ["worker 1"]
 
 
+async def test_self_hosted_server_takes_metadata_and_has_no_worker_id_to_tell(world: World) -> None:
+    metadata = WorkerMetadata(integrations=[Integration(name="prefect-x", version="1.0")])
+    worker_id = await world.api.send_worker_heartbeat(
+        world.pool, "worker 1", 30, metadata=metadata, wants_id=True
+    )
+    assert worker_id is None
+    assert await world.other.worker_names(world.pool) == ["worker 1"]
+
+
 async def test_heartbeat_to_deleted_pool_tells_that_it_is_gone(world: World) -> None:
     await world.other.delete_work_pool(world.pool)
-    with pytest.raises(ObjectNotFoundError) as caught:
-        await world.api.send_worker_heartbeat(world.pool, "worker", 0.1)
-    assert caught.value.detail == f'Work pool "{world.pool}" not found.'
+    for wants_id in (False, True):
+        with pytest.raises(ObjectNotFoundError) as caught:
+            await world.api.send_worker_heartbeat(world.pool, "worker", 0.1, wants_id=wants_id)
+        assert caught.value.detail == f'Work pool "{world.pool}" not found.'
 
 
 # Scheduled runs
@@ -637,6 +707,32 @@ async def test_missing_pool_has_no_cancelling_runs(world: World) -> None:
     assert await world.api.find_cancelling_flow_runs("no-such-pool", queue_names=[]) == []
 
 
+# Changes of states
+
+
+async def test_changes_of_a_pools_runs_are_told_in_order_as_far_as_asked_for(world: World) -> None:
+    elsewhere = attrs.evolve(world, pool=f"other {uuid4()}")
+    await world.other.add_work_pool(elsewhere.pool, base_job_template={})
+    before = await world.scheduled()
+    pool = await world.api.read_work_pool(world.pool)
+    wanted = {StateType.SCHEDULED, StateType.CANCELLING}
+    with trio.fail_after(60):
+        async with world.api.open_state_changes(pool.id, wanted) as changes:
+            await elsewhere.scheduled()
+            run_id = await world.scheduled()
+            for name in ("Running", "Cancelling", "Cancelled"):
+                await world.other.set_state(run_id, name)
+            await world.other.set_state(before, "Crashed")
+            await world.other.set_state(before, "AwaitingRetry")
+            told_of = [await anext(changes) for _ in range(3)]
+    assert [(change.flow_run_id, change.state_type) for change in told_of] == [
+        (run_id, StateType.SCHEDULED),
+        (run_id, StateType.CANCELLING),
+        (before, StateType.SCHEDULED),
+    ]
+    assert all(change.occurred <= world.other.now() for change in told_of)
+
+
 # Single objects
 
 
@@ -681,6 +777,20 @@ async def test_states_are_told_in_order_each_with_its_transition_id(world: World
     assert states[1].state_details.transition_id == claim.transition_id
 
 
+async def test_states_tell_when_they_were_entered(world: World) -> None:
+    before = world.other.now()
+    run_id = await world.scheduled(at=before + LONG_AGO)
+    answer = await world.propose(run_id, "Pending")
+    await world.other.set_state(run_id, "Running")
+    states = await world.api.read_flow_run_states(run_id)
+    times = [state.timestamp for state in states if state.timestamp is not None]
+    assert len(times) == 3
+    in_order = [before, *times, world.other.now()]
+    assert in_order == sorted(in_order)
+    assert answer.state == states[1]
+    assert (await world.api.read_flow_run(run_id)).state == states[2]
+
+
 async def test_deleted_flow_run_has_no_states(world: World) -> None:
     run_id = await world.scheduled()
     await world.other.delete_flow_run(run_id)
@@ -694,7 +804,7 @@ async def test_end_of_a_run_that_a_late_claim_has_revived_can_be_put_back(world:
     await world.other.set_state(run_id, "Completed")
     claim = ProposedState(type=StateType.PENDING, name="Pending")
     assert (await world.api.set_flow_run_state(run_id, claim)).status is SetStateStatus.ACCEPT
-    verdict = judge_claim(await world.api.read_flow_run_states(run_id), claim.transition_id)
+    verdict = judge_claim(await world.api.read_flow_run_states(run_id), {claim.transition_id})
     assert isinstance(verdict, Revived)
     await world.api.set_flow_run_state(run_id, restored(verdict.ended_as), force=True)
     state = (await world.api.read_flow_run(run_id)).state
@@ -711,8 +821,13 @@ async def test_deleted_flow_run_is_not_found(world: World) -> None:
         await world.propose(run_id, "Pending")
     with pytest.raises(ObjectNotFoundError) as noted:
         await world.api.set_infrastructure_pid(run_id, "1")
-    assert read.value.detail == noted.value.detail == "Flow run not found"
-    assert proposed_for.value.detail == f"Flow run with id {run_id} not found"
+    with pytest.raises(ObjectNotFoundError) as labelled:
+        await world.api.update_flow_run_labels(run_id, {"a": "b"})
+    with pytest.raises(ObjectNotFoundError) as shown:
+        await world.api.read_flow_run_document(run_id)
+    assert {error.value.detail for error in (read, noted, shown)} == {"Flow run not found"}
+    assert proposed_for.value.detail == labelled.value.detail == f"Flow run with id {run_id} not found"
+    assert labelled.value.request == f"PATCH /flow_runs/{run_id}/labels"
     assert await world.due() == []
 
 
@@ -722,11 +837,79 @@ async def test_infrastructure_pid_is_recorded(world: World) -> None:
     assert (await world.api.read_flow_run(run_id)).infrastructure_pid == "host:123"
 
 
+async def test_labels_are_added_to_those_that_a_run_has(world: World) -> None:
+    run_id = await world.scheduled()
+    run = await world.api.read_flow_run(run_id)
+    given = {"prefect.flow.id": str(run.flow_id), "prefect.deployment.id": str(run.deployment_id)}
+    assert await world.other.labels(run_id) == given
+    await world.api.update_flow_run_labels(run_id, {"worker": "w", "pool": "p"})
+    await world.api.update_flow_run_labels(run_id, {"pool": "q"})
+    await world.api.update_flow_run_labels(run_id, {})
+    assert await world.other.labels(run_id) == given | {"worker": "w", "pool": "q"}
+
+
+DOCUMENTED_STATES = ["Scheduled", "Pending", "Submitting", "Running", "Suspended", "Cancelling", "Completed"]
+
+
+@pytest.mark.parametrize("state", DOCUMENTED_STATES)
+async def test_document_of_a_run_shows_the_same(prefect_server: PrefectServer, state: str) -> None:
+    async def act(world: World) -> AsyncIterator[dict[str, Any]]:
+        deployment_id = await world.other.add_deployment(world.pool, tags=["of-deployment"])
+        run_id = await world.other.schedule(
+            deployment_id,
+            at=world.other.now() + LONG_AGO,
+            name="a run",
+            parameters={"x": [1, {"y": None}]},
+            job_variables={"command": "z"},
+            retries=2,
+        )
+        await put_into(world, run_id, state)
+        await world.api.update_flow_run_labels(run_id, {"worker": "w"})
+        await world.api.set_infrastructure_pid(run_id, "host:1")
+        document = await world.api.read_flow_run_document(run_id)
+        assert document["id"] == document["state"]["state_details"]["flow_run_id"] == str(run_id)
+        assert document["deployment_id"] == document["labels"]["prefect.deployment.id"]
+        assert document["state_id"] == document["state"]["id"]
+        assert document.pop("work_pool_name") == world.pool
+        # Of what has paused a run the fake keeps no account.
+        del document["empirical_policy"]["pause_keys"]
+        yield {key: comparable(value) for key, value in document.items()}
+
+    fake, real = await on_both(prefect_server, act)
+    assert fake == real
+
+
+def comparable(value: Any) -> Any:
+    """A value of a document without what differs from server to server: times, ids, spans of time."""
+    match value:
+        case dict():
+            return {key: comparable(inner) for key, inner in value.items()}
+        case list():
+            return [comparable(inner) for inner in value]
+        case float():
+            return "a number"
+        case str():
+            for kind, parse in (("an id", UUID), ("a time", datetime.fromisoformat)):
+                with suppress(ValueError):
+                    parse(value)
+                    return kind
+    return value
+
+
 async def test_deployment_is_read(world: World) -> None:
+    before = world.other.now()
     deployment_id = await world.other.add_deployment(world.pool, job_variables={"command": "y"}, tags=["a"])
     deployment = await world.api.read_deployment(deployment_id)
     assert (deployment.id, deployment.name) == (deployment_id, "a deployment")
     assert (deployment.job_variables, deployment.tags) == ({"command": "y"}, ["a"])
+    assert deployment.updated is not None
+    assert before <= deployment.updated <= world.other.now()
+
+
+async def test_self_hosted_server_knows_no_versions_and_branches(world: World) -> None:
+    deployment = await world.api.read_deployment(await world.other.add_deployment(world.pool))
+    assert (deployment.version_id, deployment.version_info) == (None, None)
+    assert (deployment.branch, deployment.base, deployment.root) == (None, None, None)
 
 
 async def test_deleted_deployment_takes_its_scheduled_runs_along(world: World) -> None:
@@ -763,6 +946,85 @@ async def test_missing_flow_is_not_found(world: World) -> None:
     with pytest.raises(ObjectNotFoundError) as caught:
         await world.api.read_flow(MISSING)
     assert caught.value.detail == "Flow not found"
+
+
+# Blocks, variables and the registry of worker types
+
+
+@pytest.mark.parametrize(
+    ("type_slug", "data"),
+    [
+        ("secret", {"value": "hush"}),
+        ("secret", {"value": {"user": "u", "passwords": ["p", None]}}),
+        ("local-file-system", {"basepath": "/data"}),
+    ],
+)
+async def test_block_is_read_with_its_secrets(world: World, type_slug: str, data: dict[str, Any]) -> None:
+    name = f"block-{uuid4()}"
+    block_id = await world.other.add_block(type_slug, name, data)
+    by_name = await world.api.read_block_document(type_slug, name)
+    by_id = await world.api.read_block_document_by_id(str(block_id))
+    assert by_name == by_id
+    assert {key: by_name.data[key] for key in data} == data
+
+
+@pytest.mark.parametrize("type_slug", ["secret", "no-such-type", "an odd %?#é type"])
+async def test_missing_block_is_not_found(world: World, type_slug: str) -> None:
+    await world.other.add_block("local-file-system", name := f"block-{uuid4()}", {"basepath": "/data"})
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.read_block_document(type_slug, name)
+    assert (caught.value.status_code, caught.value.detail) == (404, "Block document not found")
+    shown = {"an odd %?#é type": "an%20odd%20%25%3F%23%C3%A9%20type"}.get(type_slug, type_slug)
+    path = f"/block_types/slug/{shown}/block_documents/name/{name}"
+    assert caught.value.request == f"GET {path}?include_secrets=true"
+
+
+async def test_missing_block_is_not_found_by_its_id_either(world: World) -> None:
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.read_block_document_by_id(str(MISSING))
+    assert (caught.value.status_code, caught.value.detail) == (404, "Block document not found")
+    assert caught.value.request == f"GET /block_documents/{MISSING}?include_secrets=true"
+
+
+@pytest.mark.parametrize("block_document_id", ["abc", "", "a/b", "../flows"])
+async def test_block_id_that_is_no_uuid_is_not_found(world: World, block_document_id: str) -> None:
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.read_block_document_by_id(block_document_id)
+    assert caught.value.detail == f"{block_document_id!r} is not a UUID"
+
+
+@pytest.mark.parametrize("value", ["text", "", 3, 1.5, True, None, [1, {"a": None}], {"a": {"b": []}}])
+async def test_variable_has_the_value_that_it_was_given(world: World, value: Any) -> None:
+    name = f"v{uuid4().hex}"
+    await world.other.add_variable(name, value)
+    assert await world.api.read_variable(name) == value
+
+
+@pytest.mark.parametrize("name", ["no_such_variable", "odd %?#é name"])
+async def test_missing_variable_is_not_found(world: World, name: str) -> None:
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.read_variable(name)
+    assert (caught.value.status_code, caught.value.detail) == (404, "Variable not found.")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/"])
+async def test_name_that_nothing_can_have_is_not_taken_for_a_missing_api(world: World, name: str) -> None:
+    with pytest.raises(ObjectNotFoundError) as variable:
+        await world.api.read_variable(name)
+    with pytest.raises(ObjectNotFoundError) as block:
+        await world.api.read_block_document("secret", name)
+    with pytest.raises(ObjectNotFoundError) as of_type:
+        await world.api.read_block_document(name, "block")
+    details = {error.value.detail for error in (variable, block, of_type)}
+    assert details == {f"nothing can have the name {name!r}"}
+
+
+async def test_registry_knows_the_packages_of_prefects_own_worker_types(world: World) -> None:
+    packages = await world.api.read_worker_packages()
+    assert packages["process"] == "prefect"
+    assert packages["docker"] == "prefect-docker"
+    assert packages["kubernetes"] == "prefect-kubernetes"
+    assert "prefect-agent" not in packages
 
 
 # Events and logs
@@ -841,6 +1103,7 @@ async def put_into(world: World, run_id: UUID, name: str) -> None:
         "Paused": "Running",
         "Cancelling": "Running",
         "Submitting": "Pending",
+        "InfrastructurePending": "Submitting",
         "AwaitingRetry": "Crashed",
     }
     if name == "Scheduled":
@@ -902,6 +1165,109 @@ async def test_submitting_follows_pending_once(world: World) -> None:
     assert result.state.state_details.scheduled_time == at
     assert (await world.propose(run_id, "Submitting")).status is SetStateStatus.ABORT
     assert (await world.propose(run_id, "Pending")).status is SetStateStatus.ABORT
+
+
+async def test_repeated_submitting_is_known_by_its_transition_id(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.propose(run_id, "Pending")
+    state = proposed("Submitting")
+    await world.api.set_flow_run_state(run_id, state)
+    again = await world.api.set_flow_run_state(run_id, state)
+    assert told(again) == ("REJECT", "Submitting", "This run has already made this state transition.")
+    reason = "This run is in a PENDING state and cannot transition to a PENDING state."
+    assert told(await world.propose(run_id, "Submitting")) == ("ABORT", "Submitting", reason)
+
+
+@pytest.mark.parametrize("state", ["Running", "Cancelled"])
+async def test_submitting_comes_too_late_for_a_run_that_goes_or_is_cancelled(
+    world: World, state: str
+) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, state)
+    reason = f"This run is in a {state.upper()} state and cannot transition to a PENDING state."
+    assert told(await world.propose(run_id, "Submitting")) == ("ABORT", state, reason)
+
+
+async def test_submitting_on_a_cancelling_run_is_rejected(world: World) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, "Cancelling")
+    reason = "Cannot transition flows that are cancelling to a state other than Cancelled."
+    assert told(await world.propose(run_id, "Submitting")) == ("REJECT", "Cancelling", reason)
+
+
+@pytest.mark.parametrize("state", ["Scheduled", "Completed", "Failed", "Crashed"])
+async def test_submitting_claims_a_run_that_nobody_has_and_revives_one_that_has_ended(
+    world: World, state: str
+) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, state)
+    assert told(await world.propose(run_id, "Submitting")) == ("ACCEPT", "Submitting", None)
+
+
+@pytest.mark.parametrize("proposal", ["Pending", "Submitting", "Scheduled", "AwaitingRetry", "Running"])
+async def test_run_that_has_a_result_is_not_revived(world: World, proposal: str) -> None:
+    run_id = await world.scheduled()
+    await world.other.set_state(run_id, "Completed", data={"type": "reference"})
+    assert told(await world.propose(run_id, proposal)) == (
+        "REJECT",
+        "Completed",
+        "Run is already COMPLETED.",
+    )
+    assert told(await world.propose(run_id, "Cancelled")) == ("ACCEPT", "Cancelled", None)
+
+
+@pytest.mark.parametrize("data", [{}, {"type": "unpersisted"}, "text", [1]])
+async def test_run_whose_result_is_nowhere_can_be_revived(world: World, data: Any) -> None:
+    run_id = await world.scheduled()
+    await world.other.set_state(run_id, "Completed", data=data)
+    kept = (await world.api.read_flow_run_states(run_id))[-1].data
+    assert kept == (None if data == {"type": "unpersisted"} else data)
+    assert told(await world.propose(run_id, "Submitting")) == ("ACCEPT", "Submitting", None)
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_result_of_a_run_is_not_overwritten_with_none(world: World, force: bool) -> None:
+    run_id = await world.scheduled()
+    await world.other.set_state(run_id, "Completed", data={"type": "reference", "key": "1"})
+    reason = "Cannot overwrite a COMPLETED state that carries persisted result data with one that does not."
+    assert told(await world.propose(run_id, "Completed", force=force)) == ("REJECT", "Completed", reason)
+    other = proposed("Completed", data={"type": "reference", "key": "2"})
+    result = await world.api.set_flow_run_state(run_id, other, force=force)
+    assert told(result) == ("ACCEPT", "Completed", None)
+
+
+async def test_claim_by_force_takes_no_slot_of_its_deployment_and_yet_gives_one_back(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=1)
+    first, forced, third = [await world.other.schedule(deployment_id) for _ in range(3)]
+    await world.propose(first, "Pending")
+    assert told(await world.propose(forced, "Pending", force=True)) == ("ACCEPT", "Pending", None)
+    await world.propose(forced, "Crashed")
+    assert told(await world.propose(third, "Pending")) == ("ACCEPT", "Pending", None)
+
+
+@pytest.mark.parametrize("state", ["Scheduled", "Pending", "Running", "Suspended", "Crashed", "Completed"])
+async def test_cancelled_is_accepted_of_a_run_in_any_state(world: World, state: str) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, state)
+    assert told(await world.propose(run_id, "Cancelled")) == ("ACCEPT", "Cancelled", None)
+
+
+@pytest.mark.parametrize("state", ["Pending", "Running"])
+@pytest.mark.parametrize(
+    "proposal", ["Pending", "Submitting", "Scheduled", "AwaitingRetry", "Crashed", "Cancelled"]
+)
+async def test_own_proposal_repeated_is_known_whatever_it_was(
+    world: World, state: str, proposal: str
+) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, state)
+    ours = proposed(proposal)
+    first = await world.api.set_flow_run_state(run_id, ours)
+    again = await world.api.set_flow_run_state(run_id, ours)
+    if first.status is SetStateStatus.ACCEPT:
+        assert told(again) == ("REJECT", proposal, "This run has already made this state transition.")
+    else:
+        assert told(again) == told(first)
 
 
 @pytest.mark.parametrize("state", ["Pending", "Running", "Cancelled"])
@@ -1097,8 +1463,10 @@ async def test_run_over_the_limit_is_cancelled_where_the_deployment_says_so(worl
 
 STARTS = [
     "Scheduled",
+    "Late",
     "Pending",
     "Submitting",
+    "InfrastructurePending",
     "Running",
     "Cancelling",
     "Suspended",
@@ -1106,6 +1474,7 @@ STARTS = [
     "AwaitingRetry",
     "Completed",
     "Failed",
+    "TimedOut",
     "Crashed",
     "Cancelled",
 ]
@@ -1115,6 +1484,7 @@ PROPOSALS = [
     "Late",
     "Pending",
     "Submitting",
+    "InfrastructurePending",
     "Running",
     "Completed",
     "Failed",
@@ -1191,3 +1561,152 @@ async def test_random_walks_end_alike(prefect_server: PrefectServer, seed: int) 
 
     fake, real = await on_both(prefect_server, act)
     assert fake == real
+
+
+# What no self-hosted server shows: the client before answers as those of Prefect Cloud.
+
+
+@attrs.frozen
+class Script:
+    """An API that gives prepared answers in turn and remembers the bodies that it was sent."""
+
+    answers: list[httpx.Response]
+    bodies: list[Any] = attrs.field(factory=list)
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        await trio.lowlevel.checkpoint()
+        self.bodies.append(json.loads(request.content) if request.content else None)
+        return self.answers.pop(0)
+
+
+@asynccontextmanager
+async def open_client_of(script: Script) -> AsyncIterator[PrefectClient]:
+    url = "http://api.test/api"
+    transport = httpx.MockTransport(script)
+    async with httpx.AsyncClient(transport=transport, base_url=f"{url}/") as http:
+        condition = Condition()
+        config = TransportConfig(url=url, max_retries=0)
+        yield PrefectClient(Transport(http, config, condition, lambda: 0.5), condition)
+
+
+METADATA = WorkerMetadata(integrations=[Integration(name="prefect-x", version="1.0")])
+
+
+@pytest.mark.parametrize("body", [str(MISSING), f'"{MISSING}"'], ids=["bare", "as JSON"])
+async def test_heartbeat_is_answered_with_the_id_of_the_worker(body: str) -> None:
+    script = Script([httpx.Response(200, text=body)])
+    async with open_client_of(script) as client:
+        answer = await client.send_worker_heartbeat("pool", "w", 29.7, metadata=METADATA, wants_id=True)
+    assert answer == MISSING
+    assert script.bodies == [
+        {
+            "name": "w",
+            "heartbeat_interval_seconds": 30,
+            "metadata": {"integrations": [{"name": "prefect-x", "version": "1.0"}]},
+            "return_id": True,
+        }
+    ]
+
+
+async def test_plain_heartbeat_has_no_field_that_an_old_server_does_not_know() -> None:
+    script = Script([httpx.Response(204)])
+    async with open_client_of(script) as client:
+        assert await client.send_worker_heartbeat("pool", "w", 0) is None
+    assert script.bodies == [{"name": "w", "heartbeat_interval_seconds": 1}]
+
+
+UNUSABLE = {
+    "refused": httpx.Response(422, json={"detail": "return_id: extra inputs are not permitted"}),
+    "of another kind": httpx.Response(200, json={"id": str(MISSING)}),
+    "no id": httpx.Response(200, json="42"),
+}
+
+
+@pytest.mark.parametrize("answer", UNUSABLE.values(), ids=UNUSABLE)
+async def test_heartbeat_goes_out_without_an_id_if_there_is_none_to_get(answer: httpx.Response) -> None:
+    script = Script([answer, httpx.Response(204)])
+    async with open_client_of(script) as client:
+        assert await client.send_worker_heartbeat("pool", "w", 30, metadata=METADATA, wants_id=True) is None
+        assert client.condition.reachable
+    first, second = script.bodies
+    assert first == second | {"return_id": True}
+    assert "metadata" in second
+
+
+async def test_heartbeat_that_is_refused_altogether_is_an_error() -> None:
+    script = Script([httpx.Response(422, json={"detail": "no"}), httpx.Response(422, json={"detail": "no"})])
+    async with open_client_of(script) as client:
+        with pytest.raises(RequestRefusedError):
+            await client.send_worker_heartbeat("pool", "w", 30, wants_id=True)
+
+
+async def test_agent_is_no_worker_type() -> None:
+    registry = {
+        "prefect": {"process": {"type": "process"}, "prefect-agent": {"type": "prefect-agent"}},
+        "prefect-x": {"x": {}, "y": {}},
+        "prefect-empty": {},
+    }
+    async with open_client_of(Script([httpx.Response(200, json=registry)])) as client:
+        packages = await client.read_worker_packages()
+    assert packages == {"process": "prefect", "x": "prefect-x", "y": "prefect-x"}
+
+
+@pytest.mark.parametrize("answer", [{"prefect": None}, {"prefect": ["process"]}, [], None, "registry"])
+async def test_registry_that_makes_no_sense_is_reported(answer: Any) -> None:
+    async with open_client_of(Script([httpx.Response(200, json=answer)])) as client:
+        with pytest.raises(MalformedAnswerError, match="GET /collections/views/aggregate-worker-metadata"):
+            await client.read_worker_packages()
+
+
+async def test_version_and_branch_of_a_deployment_are_read() -> None:
+    ids = {"id": str(uuid4()), "flow_id": str(uuid4())}
+    related = {"version_id": str(uuid4()), "base": str(uuid4()), "root": str(uuid4())}
+    info = {"type": "vcs:github", "version": "abc", "branch": "ignored"}
+    answer = {"name": "d", "version_info": info, "branch": "feature"} | ids | related
+    async with open_client_of(Script([httpx.Response(200, json=answer)])) as client:
+        deployment = await client.read_deployment(UUID(ids["id"]))
+    assert deployment.version_info == VersionInfo(type="vcs:github", version="abc")
+    assert deployment.branch == "feature"
+    assert {key: str(getattr(deployment, key)) for key in related} == related
+
+
+# The suite itself
+
+
+def test_every_operation_is_asked_of_both_servers() -> None:
+    operations = {name for name in vars(PrefectAPI) if not name.startswith("_")} - {"condition"}
+    asked = _asked_of_both(Path(__file__).read_text())
+    assert operations - asked == set(), "no test of the contract asks for these"
+    assert len(operations) == OPERATIONS
+
+
+# How many a worker makes use of; all that it may ask of a server.
+OPERATIONS = 22
+
+
+def _asked_of_both(source: str) -> set[str]:
+    """The methods of `PrefectAPI` that are called by tests of a world, which every one of them sees twice."""
+    functions = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and "world" in {argument.arg for argument in node.args.args}
+    ]
+    return {
+        call.func.attr
+        for function in functions
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func.value) == "world.api"
+    }
+
+
+def test_operation_that_is_asked_for_elsewhere_does_not_count() -> None:
+    source = """
+async def test_of_both(world): await world.api.read_flow(1)
+async def test_of_one(fake): await fake.api.read_deployment(1)
+async def helper(world): await world.api.send_logs([])
+"""
+    assert _asked_of_both(source) == {"read_flow"}

@@ -163,3 +163,30 @@ async def test_run_that_another_worker_prepares_is_not_run_after_its_cancellatio
             await trio.sleep(60)
     assert world.states(run)[-1] == "Cancelled"
     assert world.infrastructure.executions == []
+
+
+async def test_cancellation_is_told_at_once_where_the_api_tells_it(
+    autojump_clock: Clock, world: World
+) -> None:
+    world.api.accept_state_changes()
+    run = world.schedule(Script(seconds=FOREVER))
+    async with world.working():
+        await trio.sleep(33)
+        world.api.cancel(run.id)
+        await world.api.wait_for_state(run.id, "Cancelled")
+    assert world.now == 33
+
+
+async def test_cancellation_that_nothing_told_of_is_found_when_the_connection_is_back(
+    autojump_clock: Clock, world: World
+) -> None:
+    world.api.accept_state_changes()
+    run = world.schedule(Script(seconds=FOREVER))
+    async with world.working({"PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "100000"}):
+        await trio.sleep(33)
+        world.api.refuse_state_changes()
+        world.api.cancel(run.id)
+        await trio.sleep(600)
+        world.api.accept_state_changes()
+        await world.api.wait_for_state(run.id, "Cancelled")
+    assert 633 <= world.now < 800

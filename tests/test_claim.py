@@ -31,46 +31,46 @@ async def world(tmp_path: Path) -> World:
 
 
 def test_first_claim_after_scheduling_is_granted() -> None:
-    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS)], OURS) == Granted()
+    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS)], {OURS}) == Granted()
 
 
 def test_claim_of_a_run_that_is_to_be_cancelled_is_good_for_that() -> None:
     history = [SCHEDULED, state(StateType.PENDING, OURS), state(StateType.CANCELLING)]
-    assert judge_claim(history, OURS) == Cancelling()
+    assert judge_claim(history, {OURS}) == Cancelling()
 
 
 @pytest.mark.parametrize("decided", [StateType.SCHEDULED, StateType.RUNNING])
 def test_claim_that_others_have_decided_over_is_lost(decided: StateType) -> None:
-    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS), state(decided)], OURS) == Lost()
+    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS), state(decided)], {OURS}) == Lost()
 
 
 def test_claim_of_a_run_that_others_have_ended_is_not_good() -> None:
     ended = state(StateType.CANCELLED)
-    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS), ended], OURS) == Revived(ended)
+    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS), ended], {OURS}) == Revived(ended)
 
 
 def test_claim_that_arrived_before_the_end_but_took_effect_after_it_has_revived_the_run() -> None:
     running, ended = state(StateType.RUNNING), state(StateType.COMPLETED)
     theirs, ours = state(StateType.PENDING, THEIRS), state(StateType.PENDING, OURS)
-    assert judge_claim([SCHEDULED, theirs, running, ours, ended], OURS) == Revived(ended)
-    assert judge_claim([SCHEDULED, ours, theirs, running, ended], OURS) == Revived(ended)
+    assert judge_claim([SCHEDULED, theirs, running, ours, ended], {OURS}) == Revived(ended)
+    assert judge_claim([SCHEDULED, ours, theirs, running, ended], {OURS}) == Revived(ended)
 
 
 def test_of_two_claims_the_first_is_granted_though_the_second_was_accepted() -> None:
     history = [SCHEDULED, state(StateType.PENDING, OURS), state(StateType.PENDING, THEIRS)]
-    assert judge_claim(history, OURS) == Granted()
-    assert judge_claim(history, THEIRS) == Lost()
+    assert judge_claim(history, {OURS}) == Granted()
+    assert judge_claim(history, {THEIRS}) == Lost()
 
 
 def test_second_claim_is_the_others() -> None:
     history = [SCHEDULED, state(StateType.PENDING, THEIRS), state(StateType.PENDING, OURS)]
-    assert judge_claim(history, OURS) == Lost()
-    assert judge_claim(history, THEIRS) == Granted()
+    assert judge_claim(history, {OURS}) == Lost()
+    assert judge_claim(history, {THEIRS}) == Granted()
 
 
 def test_claim_of_a_run_that_somebody_runs_is_the_others() -> None:
     history = [SCHEDULED, state(StateType.RUNNING), state(StateType.PENDING, OURS)]
-    assert judge_claim(history, OURS) == Lost()
+    assert judge_claim(history, {OURS}) == Lost()
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_claim_of_a_run_that_somebody_runs_is_the_others() -> None:
 )
 def test_claim_of_a_run_that_has_ended_revives_it(final: StateType) -> None:
     ended = state(final)
-    assert judge_claim([SCHEDULED, ended, state(StateType.PENDING, OURS)], OURS) == Revived(ended)
+    assert judge_claim([SCHEDULED, ended, state(StateType.PENDING, OURS)], {OURS}) == Revived(ended)
 
 
 def test_claim_that_left_no_trace_is_not_acted_upon() -> None:
-    assert judge_claim([SCHEDULED], OURS) == Lost()
-    assert judge_claim([], OURS) == Lost()
+    assert judge_claim([SCHEDULED], {OURS}) == Lost()
+    assert judge_claim([], {OURS}) == Lost()
 
 
 async def test_run_that_ended_between_poll_and_claim_is_put_back_to_its_end(
@@ -127,3 +127,15 @@ async def test_run_of_another_worker_is_not_cancelled_because_its_deployment_is_
         world.api.delete_deployment(world.deployment.id)
         await trio.sleep(5)
     assert world.states(run)[-1] == "Running"
+
+
+def test_states_that_we_have_proposed_since_the_claim_are_ours_too() -> None:
+    submitting = uuid4()
+    history = [SCHEDULED, state(StateType.PENDING, OURS), state(StateType.PENDING, submitting)]
+    assert judge_claim(history, {OURS, submitting}) == Granted()
+
+
+def test_run_that_ended_between_our_states_is_somebody_elses() -> None:
+    submitting, ended = uuid4(), state(StateType.COMPLETED)
+    history = [SCHEDULED, state(StateType.PENDING, OURS), ended, state(StateType.PENDING, submitting)]
+    assert judge_claim(history, {OURS, submitting}) == Revived(ended)

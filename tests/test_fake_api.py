@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 import pytest
 import trio
@@ -19,7 +21,16 @@ from trioworker.api.errors import (
     NotAuthenticatedError,
     ObjectNotFoundError,
 )
-from trioworker.api.models import Event, FlowRun, ProposedState, SetStateStatus, StateType
+from trioworker.api.models import (
+    BlockDocument,
+    Event,
+    FlowRun,
+    Integration,
+    ProposedState,
+    SetStateStatus,
+    StateType,
+    WorkerMetadata,
+)
 from trioworker.testing import Call, FakePrefectAPI
 
 PENDING = StateType.PENDING
@@ -98,6 +109,40 @@ async def test_heartbeats_are_recorded(autojump_clock: trio.testing.MockClock) -
     ]
 
 
+async def test_heartbeat_is_recorded_with_its_metadata_and_answered_with_an_id_as_by_prefect_cloud() -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    fake.worker_id = UUID(int=5)
+    metadata = WorkerMetadata(integrations=[Integration(name="prefect-x", version="1")])
+    answers = [
+        await fake.send_worker_heartbeat("pool", "w", 30, metadata=metadata, wants_id=True),
+        await fake.send_worker_heartbeat("pool", "w", 30),
+    ]
+    assert answers == [UUID(int=5), None]
+    assert [beat.metadata for beat in fake.heartbeats] == [metadata, None]
+    assert [call.arguments["wants_id"] for call in fake.calls] == [True, False]
+
+
+async def test_document_of_a_run_tells_its_times(autojump_clock: trio.testing.MockClock) -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    run = fake.schedule(fake.add_deployment("flow", "pool"), at=2, parameters={"x": 1})
+    await trio.sleep(5)
+    fake.set_state(run.id, "Running")
+    await trio.sleep(10)
+    running = await fake.read_flow_run_document(run.id)
+    fake.set_state(run.id, "Completed")
+    await trio.sleep(10)
+    ended = await fake.read_flow_run_document(run.id)
+    shown = ("start_time", "end_time", "expected_start_time", "next_scheduled_start_time")
+    started, due, end = (fake.moment(seconds).isoformat() for seconds in (5, 2, 15))
+    assert [running[key] for key in shown] == [started, None, due, None]
+    assert [ended[key] for key in shown] == [started, end, due, None]
+    assert (running["total_run_time"], running["estimated_run_time"]) == (0, 10)
+    assert (ended["total_run_time"], ended["estimated_run_time"]) == (10, 10)
+    assert (running["estimated_start_time_delta"], running["parameters"]) == (3, {"x": 1})
+
+
 async def test_run_can_be_scheduled_for_a_moment(autojump_clock: trio.testing.MockClock) -> None:
     fake = FakePrefectAPI()
     fake.add_work_pool("pool")
@@ -143,6 +188,13 @@ async def test_state_can_be_waited_for(autojump_clock: trio.testing.MockClock) -
 async def test_every_method_is_a_checkpoint() -> None:
     fake = FakePrefectAPI()
     run = fake_with_run(fake)
+    block_id = str(fake.add_block("secret", "block", {}))
+    fake.add_variable("variable", 1)
+
+    async def listen() -> None:
+        async with fake.open_state_changes(fake.work_pool("pool").id, [PENDING]):
+            pass
+
     calls: list[Callable[[], Awaitable[object]]] = [
         lambda: fake.read_work_pool("pool"),
         lambda: fake.create_work_pool("other", pool_type="x", base_job_template={}),
@@ -157,6 +209,13 @@ async def test_every_method_is_a_checkpoint() -> None:
         lambda: fake.set_infrastructure_pid(run.id, "1"),
         lambda: fake.read_deployment(run.deployment_id or run.id),
         lambda: fake.read_flow(run.flow_id),
+        lambda: fake.read_flow_run_document(run.id),
+        lambda: fake.update_flow_run_labels(run.id, {}),
+        lambda: fake.read_block_document("secret", "block"),
+        lambda: fake.read_block_document_by_id(block_id),
+        lambda: fake.read_variable("variable"),
+        fake.read_worker_packages,
+        listen,
         lambda: fake.send_events([]),
         lambda: fake.send_logs([]),
     ]
@@ -293,6 +352,57 @@ async def test_lost_answer_is_repeated_with_the_same_transition_id(
     assert fake.times("set_flow_run_state") == [0, 2]
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "read_flow_run_document",
+        "update_flow_run_labels",
+        "read_block_document",
+        "read_block_document_by_id",
+        "read_variable",
+        "read_worker_packages",
+    ],
+)
+async def test_faults_come_to_what_a_worker_asks_of_single_objects_too(method: str) -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    fake.worker_packages = {"x": "prefect-x"}
+    fake.add_variable("variable", [1])
+    block_id = str(fake.add_block("secret", "block", {"value": 1}))
+    requests: dict[str, tuple[Callable[[], Awaitable[object]], object]] = {
+        "read_flow_run_document": (lambda: name_in_document(fake, run), run.name),
+        "update_flow_run_labels": (lambda: fake.update_flow_run_labels(run.id, {"a": "b"}), None),
+        "read_block_document": (
+            lambda: fake.read_block_document("secret", "block"),
+            BlockDocument(data={"value": 1}),
+        ),
+        "read_block_document_by_id": (
+            lambda: fake.read_block_document_by_id(block_id),
+            BlockDocument(data={"value": 1}),
+        ),
+        "read_variable": (lambda: fake.read_variable("variable"), [1]),
+        "read_worker_packages": (fake.read_worker_packages, {"x": "prefect-x"}),
+    }
+    request, answer = requests[method]
+    fake.fail(method, NotAuthenticatedError("GET /", 401, "who?"))
+    with pytest.raises(NotAuthenticatedError):
+        await request()
+    assert "a" not in fake.labels(run.id)
+    fake.lose_answer(method)
+    with pytest.raises(APIUnavailableError):
+        await request()
+    assert ("a" in fake.labels(run.id)) == (method == "update_flow_run_labels")
+    with fake.outage(), pytest.raises(APIUnavailableError):
+        await request()
+    assert await request() == answer
+    assert fake.count(method) == 4
+    assert fake.condition.reachable
+
+
+async def name_in_document(fake: FakePrefectAPI, run: FlowRun) -> object:
+    return (await fake.read_flow_run_document(run.id))["name"]
+
+
 @pytest.mark.parametrize("method", ["set_flow_run_states", "condition", "add_work_pool"])
 def test_misspelt_method_is_reported(method: str) -> None:
     with pytest.raises(ValueError, match="PrefectAPI has no method"):
@@ -336,6 +446,33 @@ async def test_what_a_caller_does_to_an_answer_leaves_the_fake_alone() -> None:
     pool = await fake.read_work_pool("pool")
     pool.base_job_template["job_configuration"]["a"].append(2)
     assert fake.work_pool("pool").base_job_template["job_configuration"] == {"a": [1]}
+
+
+async def test_block_and_variable_can_be_replaced_and_are_the_fakes_own() -> None:
+    fake = FakePrefectAPI()
+    data: dict[str, Any] = {"value": [1]}
+    first = fake.add_block("secret", "block", data)
+    fake.add_variable("variable", data)
+    data["value"].append(2)
+    (await fake.read_block_document("secret", "block")).data["value"].append(3)
+    (await fake.read_variable("variable"))["value"].append(3)
+    assert (await fake.read_block_document_by_id(str(first))).data == {"value": [1]}
+    assert await fake.read_variable("variable") == {"value": [1]}
+    assert fake.add_block("secret", "block", {}) == first
+    assert fake.add_block("json", "block", {}) != first
+    fake.add_variable("variable", None)
+    assert (await fake.read_block_document("secret", "block")).data == {}
+    assert await fake.read_variable("variable") is None
+
+
+async def test_state_set_by_hand_can_have_a_result() -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    fake.set_state(run.id, "Completed", data={"type": "reference"})
+    result = await fake.set_flow_run_state(run.id, claim())
+    assert (result.status, result.details.reason) == (SetStateStatus.REJECT, "Run is already COMPLETED.")
+    assert result.state is not None
+    assert result.state.data == {"type": "reference"}
 
 
 def test_paused_pool_and_queue_can_be_resumed() -> None:

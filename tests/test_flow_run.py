@@ -15,12 +15,11 @@ from support import FOREVER, POOL, World
 
 from trioworker.api.errors import APIUnavailableError, RequestRefusedError
 from trioworker.api.models import FlowRun, OrchestrationResult, ProposedState, SetStateStatus
+from trioworker.infrastructure.exit_status import exit_hint, exit_message
 from trioworker.infrastructure.protocol import InfrastructureError, InfrastructureFullError, Outcome
 from trioworker.testing import Call, FakeJob, Kill, Script
 
 Clock = trio.testing.MockClock
-
-NO_STATE = "It ended as if all were well, but without reporting a final state."
 
 
 @pytest.fixture
@@ -57,16 +56,21 @@ async def test_worker_makes_these_requests_for_a_run_and_no_others(
             "read_work_queues",
             "get_scheduled_flow_runs",
             "find_cancelling_flow_runs",
+            "open_state_changes",
             "send_worker_heartbeat",
             "send_events",
             "send_logs",
         }
     ]
+    # Side by side, in any order: the label and the state.
+    of_the_run[4:6] = sorted(of_the_run[4:6])
     assert of_the_run == [
         "set_flow_run_state",
         "read_deployment",
         "read_flow",
         "read_flow_run_states",
+        "set_flow_run_state",
+        "update_flow_run_labels",
         "set_infrastructure_pid",
         "read_flow_run",
     ]
@@ -108,11 +112,12 @@ async def test_run_that_must_wait_for_a_slot_of_its_deployment_is_started_later(
     first = world.schedule(Script(seconds=5))
     second = world.schedule()
     await work(world, second, "Completed")
-    assert world.states(first) == ["Scheduled", "Pending", "Running", "Completed"]
+    assert world.states(first) == ["Scheduled", "Pending", "Submitting", "Running", "Completed"]
     assert world.states(second) == [
         "Scheduled",
         "AwaitingConcurrencySlot",
         "Pending",
+        "Submitting",
         "Running",
         "Completed",
     ]
@@ -136,7 +141,7 @@ async def test_lost_answer_to_a_claim_is_asked_for_with_the_same_transition_id(
     run = world.schedule()
     world.api.lose_answer("set_flow_run_state", times=2)
     await work(world, run, "Completed")
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "Completed"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Completed"]
     claims = proposals(world, "Pending")
     assert len(claims) == 3
     assert len({claim.transition_id for claim in claims}) == 1
@@ -154,7 +159,7 @@ async def test_claim_is_repeated_for_as_long_as_the_api_is_away(autojump_clock: 
     run = world.schedule()
     world.api.fail("set_flow_run_state", APIUnavailableError("gone"), times=20)
     await work(world, run, "Completed")
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "Completed"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Completed"]
 
 
 async def test_server_that_says_wait_is_asked_again_when_it_said(autojump_clock: Clock, world: World) -> None:
@@ -231,12 +236,14 @@ async def test_template_that_cannot_be_rendered_crashes_the_run_with_the_reason(
 ) -> None:
     run = world.schedule(job_variables={"env": "not a mapping"})
     sibling = world.schedule()
-    await work(world, run, "Crashed")
+    await work(world, sibling, "Completed")
     message = world.message(run)
     assert message is not None
-    assert message.startswith("Flow run could not start: The job configuration cannot be built: ")
+    assert message.startswith(
+        "Failed to submit flow run to infrastructure: The job configuration cannot be built: "
+    )
     assert "env" in message
-    assert world.states(sibling)[-1] == "Completed"
+    assert world.states(run)[-1] == "Crashed"
 
 
 async def test_configuration_that_the_infrastructure_refuses_crashes_the_run_with_the_reason(
@@ -244,7 +251,7 @@ async def test_configuration_that_the_infrastructure_refuses_crashes_the_run_wit
 ) -> None:
     run = world.schedule(Script(cannot_prepare=InfrastructureError("command must be text")))
     await work(world, run, "Crashed")
-    assert world.message(run) == "Flow run could not start: command must be text"
+    assert world.message(run) == "Failed to submit flow run to infrastructure: command must be text"
     assert world.states(run) == ["Scheduled", "Pending", "Crashed"]
 
 
@@ -254,19 +261,19 @@ async def test_preparation_waits_for_an_api_that_is_away(autojump_clock: Clock, 
     world.api.fail("read_deployment", gone, times=5)
     world.api.fail("read_flow", gone, times=5)
     await work(world, run, "Completed")
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "Completed"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Completed"]
 
 
-async def test_pool_that_goes_while_a_run_is_prepared_crashes_the_run(
+async def test_pool_that_goes_while_a_run_is_claimed_crashes_the_run(
     autojump_clock: Clock, world: World
 ) -> None:
     run = world.schedule()
-    world.api.latencies["read_flow"] = 50
+    world.api.latencies["set_flow_run_state"] = 50
     async with world.working(create_pool_if_not_found=False):
         await trio.sleep(5)
         world.api.delete_work_pool(POOL)
         await world.api.wait_for_state(run.id, "Crashed")
-    assert world.message(run) == "Flow run could not start: its work pool is gone"
+    assert world.message(run) == "Failed to submit flow run to infrastructure: its work pool is gone"
 
 
 # Starting
@@ -282,7 +289,9 @@ async def test_run_that_cannot_be_started_crashes_and_frees_its_slot(
         assert worker.runs_in_hand == 0
         sibling = world.schedule()
         await world.api.wait_for_state(sibling.id, "Completed")
-    assert world.message(broken) == "Flow run could not start: command 'nope' was not found"
+    assert (
+        world.message(broken) == "Failed to submit flow run to infrastructure: command 'nope' was not found"
+    )
     line = f"Failed to submit flow run '{broken.name}' to infrastructure: command 'nope' was not found"
     assert line in world.log(broken)
 
@@ -304,7 +313,7 @@ async def test_bug_in_the_infrastructure_crashes_the_run_alone(
 ) -> None:
     run = world.schedule(Script(cannot_start=ZeroDivisionError("a bug")))
     await work(world, run, "Crashed")
-    assert world.message(run) == "Flow run could not start: ZeroDivisionError: a bug"
+    assert world.message(run) == "Failed to submit flow run to infrastructure: ZeroDivisionError: a bug"
     assert "Traceback" in caplog.text
 
 
@@ -348,7 +357,7 @@ async def test_run_that_ends_while_its_identifier_waits_to_be_reported_is_conclu
 async def test_run_that_is_over_in_no_time_is_concluded(autojump_clock: Clock, world: World) -> None:
     run = world.schedule(Script(seconds=0, ends=None))
     await work(world, run, "Crashed")
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "Crashed"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Crashed"]
 
 
 # Ending
@@ -358,8 +367,11 @@ async def test_run_that_is_over_in_no_time_is_concluded(autojump_clock: Clock, w
 async def test_final_state_of_the_flow_is_left_alone(autojump_clock: Clock, world: World, final: str) -> None:
     run = world.schedule(Script(ends=final))
     await work(world, run, final)
-    assert world.states(run) == ["Scheduled", "Pending", "Running", final]
-    assert [call.arguments["state"].name for call in calls(world, "set_flow_run_state")] == ["Pending"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", final]
+    assert [call.arguments["state"].name for call in calls(world, "set_flow_run_state")] == [
+        "Pending",
+        "Submitting",
+    ]
 
 
 def calls(world: World, method: str) -> list[Call]:
@@ -369,8 +381,8 @@ def calls(world: World, method: str) -> list[Call]:
 async def test_good_exit_without_final_state_is_a_crash(autojump_clock: Clock, world: World) -> None:
     run = world.schedule(Script(ends=None))
     await work(world, run, "Crashed")
-    assert world.message(run) == f"Process exited with status code: 0. {NO_STATE}"
-    assert f"Reported flow run '{run.id}' as crashed: {world.message(run)}" in world.log(run)
+    assert world.message(run) == exit_message(0)
+    assert exit_hint(0) in world.log(run)
 
 
 async def test_run_that_dies_before_it_says_anything_is_a_crash(autojump_clock: Clock, world: World) -> None:
@@ -379,7 +391,7 @@ async def test_run_that_dies_before_it_says_anything_is_a_crash(autojump_clock: 
     message = world.message(run)
     assert message is not None
     assert message.startswith("Process exited with status code: 127.")
-    assert world.states(run) == ["Scheduled", "Pending", "Crashed"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Crashed"]
 
 
 async def test_flow_that_is_suspended_is_left_alone(autojump_clock: Clock, world: World) -> None:
@@ -389,7 +401,7 @@ async def test_flow_that_is_suspended_is_left_alone(autojump_clock: Clock, world
         await world.api.wait_for_state(run.id, "Suspended")
         await trio.sleep(100)
         assert worker.runs_in_hand == 0
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "Suspended"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Suspended"]
 
 
 async def test_suspended_flow_that_is_resumed_runs_again(autojump_clock: Clock, world: World) -> None:
@@ -415,11 +427,13 @@ async def test_retry_that_was_to_wait_in_the_process_is_made_anybodys(
     assert world.states(run) == [
         "Scheduled",
         "Pending",
+        "Submitting",
         "Running",
         "AwaitingRetry",
         "Crashed",
         "AwaitingRetry",
         "Pending",
+        "Submitting",
         "Running",
         "Completed",
     ]
@@ -435,7 +449,7 @@ async def test_lost_answer_does_not_stop_the_retry_from_being_made_anybodys(
         await world.api.wait_for_state(run.id, "AwaitingRetry")
         world.infrastructure.scripts[run.id] = Script()
         await world.api.wait_for_state(run.id, "Completed")
-    assert world.states(run)[3:6] == ["AwaitingRetry", "Crashed", "AwaitingRetry"]
+    assert world.states(run)[4:7] == ["AwaitingRetry", "Crashed", "AwaitingRetry"]
 
 
 async def test_retry_that_the_flow_waits_for_itself_is_none_of_the_workers_business(
@@ -448,7 +462,15 @@ async def test_retry_that_the_flow_waits_for_itself_is_none_of_the_workers_busin
         await trio.sleep(100)
         world.api.set_state(run.id, "Running", force=True)
         await world.api.wait_for_state(run.id, "Completed")
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "AwaitingRetry", "Running", "Completed"]
+    assert world.states(run) == [
+        "Scheduled",
+        "Pending",
+        "Submitting",
+        "Running",
+        "AwaitingRetry",
+        "Running",
+        "Completed",
+    ]
 
 
 async def test_run_that_reschedules_itself_is_taken_again(autojump_clock: Clock, world: World) -> None:
@@ -465,13 +487,13 @@ async def test_run_that_somebody_else_has_claimed_since_is_left_to_them(
 ) -> None:
     run = world.schedule(Script(begins=None, ends=None, seconds=5))
     async with world.working() as worker:
-        await world.api.wait_for_state(run.id, "Pending")
+        await world.api.wait_for_state(run.id, "Submitting")
         await trio.sleep(1)
         world.api.set_state(run.id, "Scheduled", force=True)
         world.api.set_state(run.id, "Pending")
         await trio.sleep(20)
         assert worker.runs_in_hand == 0
-    assert world.states(run) == ["Scheduled", "Pending", "Scheduled", "Pending"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Scheduled", "Pending"]
 
 
 async def test_final_state_is_delivered_when_the_api_returns(autojump_clock: Clock, world: World) -> None:
@@ -483,7 +505,7 @@ async def test_final_state_is_delivered_when_the_api_returns(autojump_clock: Clo
         assert worker.runs_in_hand == 1
         world.api.end_outage()
         await world.api.wait_for_state(run.id, "Crashed")
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "Crashed"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Crashed"]
     assert world.now <= 562
 
 
@@ -495,7 +517,7 @@ async def test_lost_answer_to_a_final_state_does_no_harm(autojump_clock: Clock, 
         await world.api.wait_for_state(run.id, "Crashed")
         await trio.sleep(5)
         assert worker.runs_in_hand == 0
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "Crashed"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Crashed"]
 
 
 async def test_final_state_is_not_overwritten_when_the_flow_is_quicker(
@@ -510,7 +532,7 @@ async def test_final_state_is_not_overwritten_when_the_flow_is_quicker(
         world.api.set_state(run.id, "Completed")
         await trio.sleep(10)
         assert worker.runs_in_hand == 0
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "Completed"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Completed"]
 
 
 async def test_run_that_was_deleted_meanwhile_frees_its_slot(
@@ -558,7 +580,7 @@ async def test_cancelled_run_is_killed_with_the_grace_of_prefect(autojump_clock:
         world.api.cancel(run.id)
         await world.api.wait_for_state(run.id, "Cancelled")
     # Found by the poll at 40.
-    assert world.infrastructure.execution(run.id).kills == [Kill(grace=30, at=40)]
+    assert world.infrastructure.execution(run.id).kills == [Kill(grace=30, at=40, intent="cancel")]
     assert world.api.history(run.id)[-2:] == [("Cancelling", 30), ("Cancelled", 70)]
 
 
@@ -574,13 +596,13 @@ async def test_cancelled_run_that_complies_is_cancelled_at_once(autojump_clock: 
 async def test_cancelled_run_whose_engine_reports_a_crash_is_cancelled(
     autojump_clock: Clock, world: World
 ) -> None:
-    """Prefect's engine, terminated without word of a cancellation, forces `Crashed` before it goes."""
-    run = world.schedule(Script(seconds=FOREVER, terminated="Crashed"))
+    """Prefect's engine that could not be told of the cancellation forces `Crashed` before it goes."""
+    run = world.schedule(Script(seconds=FOREVER, terminated="Crashed", reachable=False))
     async with world.working():
         await trio.sleep(30)
         world.api.cancel(run.id)
         await world.api.wait_for_state(run.id, "Cancelled")
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "Cancelling", "Crashed", "Cancelled"]
+    assert world.states(run)[-4:] == ["Running", "Cancelling", "Crashed", "Cancelled"]
 
 
 async def test_cancelled_run_is_cancelled_though_its_end_is_not_heard_of_at_first(
@@ -733,7 +755,7 @@ async def test_run_that_is_cut_off_while_it_starts_is_given_back(autojump_clock:
     async with world.working() as worker:
         await trio.sleep(5)
         worker.stop()
-    assert world.states(run) == ["Scheduled", "Pending", "Scheduled"]
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Scheduled"]
     assert world.infrastructure.executions == []
 
 
@@ -856,7 +878,7 @@ async def test_object_that_the_server_cannot_serve_costs_its_run_and_not_the_slo
     async with world.working(limit=1):
         await world.api.wait_for_state(sick.id, "Crashed")
         await world.api.wait_for_state(well.id, "Completed")
-    assert world.message(sick) == "Flow run could not start: 500"
+    assert world.message(sick) == "Failed to submit flow run to infrastructure: 500"
 
 
 async def test_run_for_which_there_is_no_room_is_given_back(autojump_clock: Clock, world: World) -> None:
@@ -865,7 +887,7 @@ async def test_run_for_which_there_is_no_room_is_given_back(autojump_clock: Cloc
         await trio.sleep(5)
         world.infrastructure.scripts[run.id] = Script()
         await world.api.wait_for_state(run.id, "Completed")
-    assert world.states(run) == ["Scheduled", "Pending", "Scheduled", "Pending", "Running", "Completed"]
+    assert world.states(run)[:4] == ["Scheduled", "Pending", "Submitting", "Scheduled"]
 
 
 async def test_infrastructure_that_breaks_while_it_is_cut_off_reaches_nobody_else(

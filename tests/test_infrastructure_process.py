@@ -5,31 +5,37 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
-from collections.abc import Mapping
+import subprocess
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 import trio
-from support import URL, settings
+from process_support import (
+    RUN_ID,
+    assignment,
+    executed,
+    infrastructure,
+    python,
+    resident_memory,
+    run_in_workspace,
+    standard_output_to,
+    temporary_directories,
+)
+from support import URL
 
 from trioworker.errors import ConfigurationError
-from trioworker.infrastructure.process import DEFAULT_BASE_JOB_TEMPLATE, ProcessInfrastructure, ProcessJob
+from trioworker.infrastructure.process import DEFAULT_BASE_JOB_TEMPLATE, ProcessJob
 from trioworker.infrastructure.protocol import (
-    Assignment,
     Gone,
     Infrastructure,
     InfrastructureError,
+    InfrastructureFullError,
     Outcome,
     Running,
 )
 from trioworker.job_template import render
 
 pytestmark = pytest.mark.process
-
-RUN_ID = uuid4()
 
 SAY = """
 import json, os, sys
@@ -52,37 +58,6 @@ if sys.argv[2] == "stubborn":
 subprocess.Popen([sys.executable, "-c", child, sys.argv[1]])
 time.sleep(600)
 """
-
-
-def infrastructure(
-    directory: Path, values: Mapping[str, str] | None = None, *, kill_grace: float = 0.2
-) -> ProcessInfrastructure:
-    # The processes are Python's, which must be found.
-    path = {"PATH": os.environ["PATH"]}
-    return ProcessInfrastructure(settings({**path, **(values or {})}, directory), kill_grace)
-
-
-def assignment(configuration: Mapping[str, Any], **environment: str) -> Assignment:
-    return Assignment(
-        flow_run_id=RUN_ID, flow_run_name="red-fox", configuration=configuration, environment=environment
-    )
-
-
-def python(program: str, *arguments: str | Path) -> str:
-    """A command that runs a program in Python."""
-    return shlex.join([sys.executable, "-c", program, *map(str, arguments)])
-
-
-async def executed(
-    where: ProcessInfrastructure, configuration: Mapping[str, Any], **environment: str
-) -> Outcome:
-    with trio.fail_after(30):
-        return await where.run(where.prepare(assignment(configuration, **environment)))
-
-
-def directories(inside: Path) -> list[Path]:
-    """The temporary directories of runs."""
-    return list(inside.glob("*prefect"))
 
 
 class Family:
@@ -119,11 +94,11 @@ def test_it_is_an_infrastructure(tmp_path: Path) -> None:
     assert where.type == "process"
 
 
-def test_default_template_without_variables_runs_prefects_engine(tmp_path: Path) -> None:
+def test_default_template_without_variables_leaves_the_command_to_prefect(tmp_path: Path) -> None:
     where = infrastructure(tmp_path)
     configuration = render(where.default_base_job_template, {}, environment={})
     job = where.prepare(assignment(configuration))
-    assert job.command == (sys.executable, "-m", "prefect.engine")
+    assert job.command is None
     assert job.working_directory is None
     assert job.stream_output is True
 
@@ -153,69 +128,28 @@ def test_every_field_is_heeded(tmp_path: Path) -> None:
     assert job.environment["A"] == "1"
 
 
-@pytest.mark.parametrize(
-    ("value", "meant"),
-    [(True, True), ("true", True), ("On", True), (1, True), (False, False), ("no", False), (None, True)],
-)
-def test_stream_output_is_read_as_people_write_it(tmp_path: Path, value: object, meant: bool) -> None:
-    assert infrastructure(tmp_path).prepare(assignment({"stream_output": value})).stream_output is meant
-
-
-@pytest.mark.parametrize(
-    ("configuration", "message"),
-    [
-        ({"command": ["a", "b"]}, "command must be text, not"),
-        ({"command": "say 'it"}, 'command "say \'it": No closing quotation'),
-        ({"command": "   "}, "command is blank"),
-        ({"working_dir": 7}, "working_dir must be text, not 7"),
-        ({"working_dir": "~nobody-of-this-name/x"}, "working_dir"),
-        ({"stream_output": "perhaps"}, "stream_output must be true or false, not 'perhaps'"),
-        ({"env": ["A=1"]}, "env must be a mapping"),
-    ],
-)
-def test_wrong_configuration_is_refused_by_the_name_of_the_field(
-    tmp_path: Path, configuration: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InfrastructureError, match=message):
-        infrastructure(tmp_path).prepare(assignment(configuration))
-
-
-def test_interpreter_may_be_set(tmp_path: Path) -> None:
-    where = infrastructure(tmp_path, {"TRIOWORKER_PYTHON": "/bin/sh"})
-    assert where.prepare(assignment({})).command[0] == "/bin/sh"
-
-
 def test_interpreter_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="TRIOWORKER_PYTHON is '/no/such/python'"):
         infrastructure(tmp_path, {"TRIOWORKER_PYTHON": "/no/such/python"})
 
 
-# The environment
-
-
-def test_environment_is_the_workers_then_the_settings_then_the_runs_then_the_jobs(tmp_path: Path) -> None:
-    where = infrastructure(tmp_path, {"KEPT": "of worker", "OVER": "of worker", "PREFECT_API_KEY": "key"})
+@pytest.mark.parametrize(("command", "holds"), [(None, "of job"), ("anything", "of settings")])
+def test_settings_of_the_worker_win_over_the_job_if_there_is_a_command_and_else_yield_to_it(
+    tmp_path: Path, command: str | None, holds: str
+) -> None:
+    where = infrastructure(tmp_path, {"PREFECT_API_KEY": "of settings", "KEPT": "of worker"})
     job = where.prepare(
-        assignment({"env": {"OVER": "of job", "WORKER_SAYS": "of job"}}, WORKER_SAYS="of run", RUN="of run")
+        assignment(
+            {"command": command, "env": {"PREFECT_API_KEY": "of job", "OVER": "of job"}},
+            OVER="of run",
+            RUN="1",
+        )
     )
+    assert job.environment["PREFECT_API_KEY"] == holds
+    assert job.environment["PREFECT_API_URL"] == URL
     assert job.environment["KEPT"] == "of worker"
     assert job.environment["OVER"] == "of job"
-    assert job.environment["RUN"] == "of run"
-    assert job.environment["WORKER_SAYS"] == "of job"
-    assert job.environment["PREFECT_API_URL"] == URL
-    assert job.environment["PREFECT_API_KEY"] == "key"
-
-
-def test_null_in_env_sets_nothing_and_takes_nothing_away(tmp_path: Path) -> None:
-    where = infrastructure(tmp_path, {"KEPT": "of worker"})
-    environment = where.prepare(assignment({"env": {"KEPT": None, "NEW": None}})).environment
-    assert environment["KEPT"] == "of worker"
-    assert "NEW" not in environment
-
-
-def test_values_in_env_become_text(tmp_path: Path) -> None:
-    environment = infrastructure(tmp_path).prepare(assignment({"env": {"N": 7}})).environment
-    assert environment["N"] == "7"
+    assert job.environment["RUN"] == "1"
 
 
 def test_environment_is_that_of_the_settings_not_of_this_process(
@@ -258,6 +192,29 @@ async def test_directory_of_its_own_is_made_and_removed(tmp_path: Path) -> None:
     assert not await directory.exists()
 
 
+async def test_workspace_outlives_the_run_and_nothing_of_it_is_left_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hooks are called in it when the run has ended."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    where = infrastructure(tmp_path)
+    with trio.fail_after(30):
+        async with where.open_workspace(
+            where.prepare(assignment({"command": python("open('made', 'w')")}))
+        ) as job:
+            await where.run(job)
+            assert await trio.Path(job.opened_workspace.root, "made").exists()
+            assert len(temporary_directories(tmp_path)) == 2
+    assert temporary_directories(tmp_path) == set()
+
+
+async def test_job_without_its_workspace_is_refused(tmp_path: Path) -> None:
+    where = infrastructure(tmp_path)
+    for configuration in ({"command": python("pass")}, {}):
+        with pytest.raises(ValueError, match="use the job that `open_workspace` yields"):
+            await where.run(where.prepare(assignment(configuration)))
+
+
 async def test_directory_that_was_asked_for_is_kept(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -277,18 +234,31 @@ async def test_output_is_the_workers_own_or_nowhere(
     assert captured.out + captured.err == expected
 
 
+async def test_large_output_costs_the_worker_no_memory(tmp_path: Path) -> None:
+    program = "import os\nfor _ in range(50): os.write(1, b'x' * 2**20)"
+    where, output = infrastructure(tmp_path), tmp_path / "output"
+    await executed(where, {"command": python("pass")})
+    before = resident_memory()
+    with standard_output_to(output):
+        await executed(where, {"command": python(program)})
+    assert output.stat().st_size == 50 * 2**20
+    assert resident_memory() - before < 10 * 2**20
+
+
 @pytest.mark.parametrize(
     ("program", "status", "message"),
     [
-        ("pass", 0, "status code: 0. It ended as if all were well"),
-        ("raise SystemExit(7)", 7, "status code: 7."),
-        ("import os; os.kill(os.getpid(), 9)", -9, "status code: -9 (SIGKILL). SIGKILL often means"),
+        ("pass", 0, "status code: 0. Nothing seems to have gone wrong"),
+        ("raise SystemExit(7)", 7, "Process exited with status code: 7."),
+        ("import os; os.kill(os.getpid(), 9)", -9, "Process exited with status code: -9. It was killed"),
     ],
 )
 async def test_outcome_says_how_it_ended(tmp_path: Path, program: str, status: int, message: str) -> None:
     outcome = await executed(infrastructure(tmp_path), {"command": python(program)})
     assert outcome.status_code == status
     assert message in outcome.message
+    assert outcome.hint
+    assert not outcome.concluded
 
 
 async def test_command_that_is_missing_is_named_with_the_path(tmp_path: Path) -> None:
@@ -313,6 +283,22 @@ async def test_command_that_is_no_program_is_named(tmp_path: Path) -> None:
         await executed(infrastructure(tmp_path), {"command": str(program)})
 
 
+async def test_command_that_no_system_could_start_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match=r"command 'a\\x00b' could not be started: embedded null"):
+        await executed(infrastructure(tmp_path), {"command": "a\0b"})
+
+
+async def test_want_of_threads_is_no_fault_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(subprocess, "Popen", no_thread)
+    with pytest.raises(InfrastructureFullError, match="no thread can be started just now"):
+        await executed(infrastructure(tmp_path), {"command": "true"})
+
+
 async def test_directory_that_is_missing_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     configuration = {"command": python("pass"), "working_dir": str(missing)}
@@ -326,7 +312,7 @@ async def test_run_that_cannot_be_started_leaves_no_directory(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(InfrastructureError):
         await executed(infrastructure(tmp_path), {"command": "no-such-program"})
-    assert directories(tmp_path) == []
+    assert temporary_directories(tmp_path) == set()
 
 
 # Ending it early
@@ -338,7 +324,7 @@ async def test_kill_ends_a_stubborn_child_too(tmp_path: Path) -> None:
 
     async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128
         outcomes.append(
-            await where.run(where.prepare(assignment(family.configuration)), task_status=task_status)
+            await run_in_workspace(where, assignment(family.configuration), task_status=task_status)
         )
 
     with trio.fail_after(30):
@@ -367,12 +353,12 @@ async def test_cancelled_run_leaves_nothing(
     where, family = infrastructure(tmp_path), Family(tmp_path, parent=parent)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            identifier = await nursery.start(where.run, where.prepare(assignment(family.configuration)))
+            identifier = await nursery.start(run_in_workspace, where, assignment(family.configuration))
             await family.ready()
-            assert len(directories(tmp_path)) == 1
+            assert len(temporary_directories(tmp_path)) == 2
             nursery.cancel_scope.cancel()
     assert family.is_gone()
-    assert directories(tmp_path) == []
+    assert temporary_directories(tmp_path) == set()
     assert isinstance(await where.find(identifier), Gone)
     family.close()
 
@@ -383,7 +369,7 @@ async def test_kill_now_waits_for_nothing(tmp_path: Path) -> None:
 
     async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128
         outcomes.append(
-            await where.run(where.prepare(assignment(family.configuration)), task_status=task_status)
+            await run_in_workspace(where, assignment(family.configuration), task_status=task_status)
         )
 
     with trio.fail_after(30):
@@ -399,7 +385,7 @@ async def test_kill_now_cuts_the_grace_of_a_cancelled_run_short(tmp_path: Path) 
     where, family = infrastructure(tmp_path, kill_grace=600), Family(tmp_path, parent="stubborn")
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            await nursery.start(where.run, where.prepare(assignment(family.configuration)))
+            await nursery.start(run_in_workspace, where, assignment(family.configuration))
             await family.ready()
             nursery.cancel_scope.cancel()
             where.kill_now()
@@ -413,8 +399,7 @@ async def test_runs_do_not_know_of_each_other(tmp_path: Path) -> None:
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             for file in said:
-                job = where.prepare(assignment({"command": python(SAY, file)}))
-                nursery.start_soon(where.run, job)
+                nursery.start_soon(run_in_workspace, where, assignment({"command": python(SAY, file)}))
     assert len({json.loads(file.read_text())["cwd"] for file in said}) == 4
 
 

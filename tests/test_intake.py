@@ -113,8 +113,8 @@ async def test_run_that_is_still_being_claimed_is_not_claimed_again(
     world.api.latencies["set_flow_run_state"] = 35
     async with world.working(limit=5):
         await world.api.wait_for_state(run.id, "Completed")
-    assert world.api.count("set_flow_run_state") == 1
-    assert world.states(run) == ["Scheduled", "Pending", "Running", "Completed"]
+    assert world.api.count("set_flow_run_state") == 2
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Completed"]
 
 
 async def test_slow_claim_delays_no_poll(autojump_clock: Clock, world: World) -> None:

@@ -1,23 +1,17 @@
-"""Job templates: each rule by example, what always holds by property, and Prefect itself as the judge."""
+"""Job templates: each rule by example. What always holds, and what Prefect says, has a file of its own."""
 
-import copy
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trioworker.job_template import (
+    Block,
+    BlockById,
     JobTemplateError,
     Reference,
+    Variable,
+    block_value,
     find_references,
     merge_job_variables,
     render,
@@ -247,8 +241,13 @@ def test_job_env_is_not_added_to_a_template_without_env() -> None:
     assert rendered(template({}), {"env": {"J": "j"}}) == {}
 
 
-def test_null_env_leaves_the_env_of_the_template() -> None:
-    assert rendered(template({"env": {"T": "t"}}), {"env": None}) == {"env": {"T": "t"}}
+@pytest.mark.parametrize("empty", [None, {}, [], ""])
+def test_empty_env_leaves_the_env_of_the_template(empty: Any) -> None:
+    assert rendered(template({"env": {"T": "t"}}), {"env": empty}) == {"env": {"T": "t"}}
+
+
+def test_env_that_goes_nowhere_may_be_anything() -> None:
+    assert rendered(template({"x": 1}), {"env": ["A=1"]}) == {"x": 1}
 
 
 def test_job_env_is_rendered_only_where_it_is_merged_into_the_template() -> None:
@@ -274,21 +273,15 @@ VARIABLE = "prefect.variables.region"
     [
         (
             "{{ prefect.blocks.secret.token }}",
-            (
-                "holds the placeholder {{ prefect.blocks.secret.token }}, "
-                "but references to Prefect blocks are not supported yet"
-            ),
+            "holds the placeholder {{ prefect.blocks.secret.token }}, which has no value",
         ),
         (
             "in {{ prefect.variables.region }}",
-            (
-                "holds the placeholder {{ prefect.variables.region }}, "
-                "but references to Prefect variables are not supported yet"
-            ),
+            "holds the placeholder {{ prefect.variables.region }}, which has no value",
         ),
         (
             {"$ref": {"block_document_id": "abc"}},
-            "refers to the block document abc, but references to Prefect blocks are not supported yet",
+            "refers to the block document 'abc', which has no value",
         ),
     ],
 )
@@ -306,9 +299,9 @@ def test_references_are_found_where_they_come_to_stand() -> None:
     )
     env = {"A": f"x {{{{ {BLOCK} }}}} {{{{ {BLOCK} }}}}", "B": {"$ref": {"block_document_id": "7"}}}
     assert find_references(base, {"env": env}, environment={}) == (
-        Reference(BLOCK, "block", "job_configuration.env.A"),
-        Reference("$ref:7", "block_document", "job_configuration.env.B"),
-        Reference(VARIABLE, "variable", "job_configuration.list[0]"),
+        Reference(BLOCK, Block("secret", "token"), "job_configuration.env.A"),
+        Reference("$ref:7", BlockById("7"), "job_configuration.env.B"),
+        Reference(VARIABLE, Variable("region"), "job_configuration.list[0]"),
     )
 
 
@@ -338,7 +331,7 @@ def test_variables_named_in_a_block_are_found_in_a_second_round() -> None:
     base = template({"field": f"{{{{ {BLOCK} }}}}"})
     references: dict[str, Any] = {BLOCK: {"where": f"{{{{ {VARIABLE} }}}}"}}
     assert find_references(base, {}, environment={}, references=references) == (
-        Reference(VARIABLE, "variable", "job_configuration.field.where"),
+        Reference(VARIABLE, Variable("region"), "job_configuration.field.where"),
     )
     references[VARIABLE] = {"zone": 1}
     assert find_references(base, {}, environment={}, references=references) == ()
@@ -368,11 +361,106 @@ def test_block_value_with_parts_is_refused_inside_a_text_and_a_variable_is_not()
     assert render(base, {}, environment={}, references={VARIABLE: {}}) == {"a": "x{}"}
 
 
-@pytest.mark.parametrize("name", ["prefect.blocks.secret", "prefect.blocks.", "prefect.blocks..token"])
+@pytest.mark.parametrize(
+    "name", ["prefect.blocks.secret", "prefect.blocks.", "prefect.blocks..token", "prefect.blocks.secret..a"]
+)
 def test_block_placeholder_without_type_or_name_is_refused(name: str) -> None:
     base = template({"a": f"{{{{ {name} }}}}"})
     with pytest.raises(JobTemplateError, match=r"job_configuration\.a .* names no block"):
         render(base, {}, environment={}, references={name: "x"})
+
+
+def only_reference(placeholder: str) -> Reference:
+    base = template({"field": f"{{{{ {placeholder} }}}}"})
+    (reference,) = find_references(base, {}, environment={})
+    return reference
+
+
+@pytest.mark.parametrize(
+    ("placeholder", "source", "path"),
+    [
+        ("prefect.blocks.json.limits", Block("json", "limits"), None),
+        ("prefect.blocks.json.limits.cpu", Block("json", "limits"), "cpu"),
+        ("prefect.blocks.json.limits.a.b[0]", Block("json", "limits"), "a.b[0]"),
+        ("prefect.blocks.json.limits.", Block("json", "limits"), ""),
+        ("prefect.blocks.json.limits[0]", Block("json", "limits[0]"), None),
+        ("prefect.variables.region", Variable("region"), None),
+        ("prefect.variables.region.zone", Variable("region.zone"), None),
+        ("prefect.variables.", Variable(""), None),
+    ],
+)
+def test_placeholder_is_split_into_its_source_and_a_path(
+    placeholder: str, source: Block | Variable, path: str | None
+) -> None:
+    expected = Reference(placeholder, source, "job_configuration.field", path)
+    assert only_reference(placeholder) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "expected"),
+    [
+        # Blocks of Prefect's own types.
+        ("", {"value": "s3cret"}, "s3cret"),
+        (".value", {"value": "s3cret"}, "s3cret"),
+        ("", {"value": {"cpu": [1, {"x": 2}]}}, {"cpu": [1, {"x": 2}]}),
+        (".cpu", {"value": {"cpu": [1, {"x": 2}]}}, [1, {"x": 2}]),
+        (".cpu[1].x", {"value": {"cpu": [1, {"x": 2}]}}, 2),
+        (".value.cpu[0]", {"value": {"cpu": [1, {"x": 2}]}}, 1),
+        (".value[1]", {"value": ["a", "b"]}, "b"),
+        (".0", {"value": ["a", "b"]}, "a"),
+        (".values", {"value": {"values": 3}}, 3),
+        (".value", {"value": {"value": 3}}, {"value": 3}),
+        (".value.value", {"value": {"value": 3}}, 3),
+        ("", {"value": None}, None),
+        # Blocks of any other type.
+        ("", {"user": "u", "value": 1}, {"user": "u", "value": 1}),
+        (".value", {"user": "u", "value": 1}, 1),
+        (".user", {"user": "u", "value": 1}, "u"),
+        (".nothing", {"nothing": None, "value": 1}, None),
+        ("", {}, {}),
+    ],
+)
+def test_value_of_a_block_is_where_the_path_leads(path: str, data: dict[str, Any], expected: Any) -> None:
+    assert block_value(only_reference(f"prefect.blocks.json.limits{path}"), data) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        ("cpu", {"value": "text"}),
+        ("cpu", {"value": {"memory": 1}}),
+        ("values", {"value": 1}),
+        ("value[0]", {"value": []}),
+        ("", {"value": {"cpu": 1}}),
+        ("a.b", {"a": None, "c": 1}),
+        ("x", {}),
+    ],
+)
+def test_path_that_leads_nowhere_in_a_block_is_refused_by_field(path: str, data: dict[str, Any]) -> None:
+    placeholder = f"prefect.blocks.json.limits.{path}"
+    with pytest.raises(JobTemplateError) as caught:
+        block_value(only_reference(placeholder), data)
+    assert caught.value.field == "job_configuration.field"
+    assert caught.value.problem == (
+        f"holds the placeholder {{{{ {placeholder} }}}}, but the block 'limits' of type 'json' has nothing "
+        f"at {path!r}: correct the path, or add the value to the block"
+    )
+
+
+def test_block_known_by_its_id_gives_all_its_data() -> None:
+    base = template({"field": {"$ref": {"block_document_id": "7"}}})
+    (reference,) = find_references(base, {}, environment={})
+    assert block_value(reference, {"value": "s3cret"}) == {"value": "s3cret"}
+
+
+def test_block_whose_data_are_no_mapping_is_refused_by_field() -> None:
+    data: Any = ["s3cret"]
+    with pytest.raises(JobTemplateError) as caught:
+        block_value(only_reference("prefect.blocks.secret.token"), data)
+    assert caught.value.field == "job_configuration.field"
+    assert caught.value.problem == (
+        "refers to the block 'token' of type 'secret', whose data must be a mapping, not a list"
+    )
 
 
 @pytest.mark.parametrize("ref", ["#/definitions/Job", {}, {"block_document_id": None}, ["x"]])
@@ -447,6 +535,20 @@ def test_malformed_input_is_refused_by_field(
     assert str(caught.value) == f"The job configuration cannot be built: {field} {problem}."
 
 
+@pytest.mark.parametrize("argument", ["environment", "references"])
+def test_environment_or_references_that_are_no_mapping_are_refused(argument: str) -> None:
+    arguments: dict[str, Any] = {"environment": {}, argument: ["A=1"]}
+    with pytest.raises(JobTemplateError, match=f"{argument} must be a mapping, not a list"):
+        render(template({}), {}, **arguments)
+
+
+def test_environment_variable_that_is_no_string_is_refused_where_it_is_used() -> None:
+    environment: Any = {"PORT": 80}
+    assert render(template({}), {}, environment=environment) == {}
+    with pytest.raises(JobTemplateError, match=r"environment\.PORT must be a string, not a number"):
+        render(template({"port": "{{ $PORT }}"}), {}, environment=environment)
+
+
 def nested(depth: int, innermost: Any) -> Any:
     for _ in range(depth):
         innermost = {"a": innermost}
@@ -463,338 +565,3 @@ def test_deepest_input_of_every_kind_together_still_renders() -> None:
         result = result["a"]
         depth += 1
     assert (depth, result) == (498, 1)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# What always holds
-
-
-names = st.sampled_from(
-    ["env", "name", "labels", "command", "a", "b", "$ref", "block_document_id", "default"]
-)
-paths = st.lists(
-    st.sampled_from(["env", "a", "b", "0", "-1", "", "$A", "[0]", "prefect.blocks", "prefect.variables"]),
-    min_size=1, max_size=4,
-).map(".".join)  # fmt: skip
-placeholders = st.builds("{{{{{1}{0}{1}}}}}".format, paths, st.sampled_from(["", " "]))
-texts = st.lists(placeholders | st.text(max_size=5), max_size=3).map("".join)
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
-
-
-def json_values(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    def extend(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-        return st.lists(children, max_size=3) | st.dictionaries(
-            names | st.text(max_size=5), children, max_size=4
-        )
-
-    return st.recursive(leaves, extend, max_leaves=12)
-
-
-anything = json_values(scalars)
-plain = json_values(scalars.filter(lambda leaf: not isinstance(leaf, str) or "{{" not in leaf))
-mappings = st.dictionaries(names, anything, max_size=5)
-schemas = st.fixed_dictionaries(
-    {"properties": st.dictionaries(names, st.fixed_dictionaries({"default": anything}), max_size=5)}
-)
-templates = st.fixed_dictionaries({"job_configuration": mappings, "variables": schemas})
-job_variables_strategy = st.dictionaries(names | paths, anything, max_size=5)
-reference_values = st.dictionaries(paths, anything, max_size=3)
-environments = st.dictionaries(st.sampled_from(["A", "B", ""]), st.text(max_size=5), max_size=2)
-
-
-def outcome(call: Callable[[], Any]) -> Any:
-    """What a call returned, or the one error it may raise."""
-    try:
-        return call()
-    except JobTemplateError as error:
-        return str(error)
-
-
-@given(templates | anything, job_variables_strategy | anything, environments, reference_values)
-def test_nothing_but_a_job_template_error_is_ever_raised(
-    base: Any, job_variables: Any, environment: dict[str, str], references: dict[str, Any]
-) -> None:
-    result = outcome(lambda: render(base, job_variables, environment=environment, references=references))
-    if isinstance(result, str):
-        assert result.startswith("The job configuration cannot be built: ")
-    else:
-        assert isinstance(result.get("env", {}), dict)
-        missing = find_references(base, job_variables, environment=environment, references=references)
-        assert missing == ()
-
-
-@given(job_variables_strategy | anything, job_variables_strategy | anything)
-def test_merging_returns_all_names_or_raises_a_job_template_error(deployment: Any, flow_run: Any) -> None:
-    merged = outcome(lambda: merge_job_variables(deployment, flow_run))
-    if not isinstance(merged, str):
-        assert set(merged) == {*(deployment or {}), *(flow_run or {})}
-
-
-@given(templates, job_variables_strategy, job_variables_strategy, reference_values)
-def test_arguments_are_never_changed_and_equal_ones_give_equal_results(
-    base: Any, deployment: Any, flow_run: Any, references: Any
-) -> None:
-    given_values = (base, deployment, flow_run, references)
-    before = copy.deepcopy(given_values)
-
-    def run() -> dict[str, Any]:
-        variables = merge_job_variables(deployment, flow_run)
-        find_references(base, variables, environment={}, references=references)
-        return render(base, variables, environment={}, references=references)
-
-    first = outcome(run)
-    assert given_values == before
-    assert outcome(run) == first
-
-
-@given(st.dictionaries(names, plain, max_size=5), st.dictionaries(names, plain, max_size=3))
-def test_template_without_placeholders_renders_to_itself(configuration: Any, job_variables: Any) -> None:
-    configuration.pop("env", None)
-    configuration.pop("$ref", None)
-    configuration = without_block_documents(configuration)
-    job_variables.pop("env", None)
-    assert rendered(template(configuration), job_variables) == configuration
-
-
-def without_block_documents(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_block_documents(item) for key, item in value.items() if key != "$ref"}
-    return [without_block_documents(item) for item in value] if isinstance(value, list) else value
-
-
-@given(plain)
-def test_whole_value_placeholder_keeps_type_and_value(value: Any) -> None:
-    value = without_block_documents(value)
-    result = rendered(template({"field": ["{{ it }}"]}), {"it": value})
-    assert result == {"field": [value]}
-    assert type(result["field"][0]) is type(value)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Prefect as the judge
-
-
-@attrs.frozen
-class Case:
-    """What both sides get. `refused` is true where both must refuse."""
-
-    title: str
-    base_job_template: Any
-    deployment: Any = attrs.field(factory=dict)
-    flow_run: Any = attrs.field(factory=dict)
-    refused: bool = False
-
-
-VALUES_OF_VARIABLES = {"region": "eu", "limits": {"cpu": 2}, "absent": None}
-VALUES_OF_BLOCKS = {
-    "token": {"value": "s3cret"},
-    "where": {"value": {"zone": "{{ prefect.variables.region }}"}},
-}
-REFERENCES = {
-    "prefect.variables.region": "eu",
-    "prefect.variables.limits": {"cpu": 2},
-    "prefect.variables.absent": "",
-    "prefect.blocks.secret.token": "s3cret",
-    "prefect.blocks.json.where": {"zone": "{{ prefect.variables.region }}"},
-    "prefect.blocks.json.where.zone": "{{ prefect.variables.region }}",
-    "$ref:7": {"value": "s3cret"},
-}
-PROCESS = {
-    "job_configuration": {
-        "command": "{{ command }}", "env": "{{ env }}", "labels": "{{ labels }}", "name": "{{ name }}",
-        "stream_output": "{{ stream_output }}", "working_dir": "{{ working_dir }}",
-    },
-    "variables": {
-        "type": "object",
-        "properties": {
-            "name": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
-            "env": {"type": "object", "title": "Environment Variables"},
-            "labels": {"type": "object"},
-            "command": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
-            "stream_output": {"type": "boolean", "default": True},
-            "working_dir": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
-        },
-    },
-}  # fmt: skip
-MANIFEST = {
-    "env": {"POOL": "kept", "BOTH": "template"},
-    "manifest": {
-        "metadata": {"name": "{{ name }}-", "labels": "{{ labels }}"},
-        "spec": {"containers": [{"image": "{{ image }}:{{ tag }}", "args": "{{ args }}", "port": 80}]},
-        "tolerations": ["{{ toleration }}", {"key": "{{ args[1] }}"}],
-    },
-}
-CASES = (
-    Case("process: nothing given", PROCESS),
-    Case("process: env and directory", PROCESS,
-         {"env": {"A": "1", "B": "1"}, "working_dir": "/w"}, {"env": {"B": "2"}}),
-    Case("process: null command and false", PROCESS, {"command": None, "stream_output": False}),
-    Case("process: dotted env", PROCESS, {"env.A": "dotted", "env": {"B": "nested"}}),
-    Case("process: dotted env of the run loses to nested env", PROCESS,
-         {"env": {"A": "d"}}, {"env.A": "run"}),
-    Case("process: placeholders in job env stay", PROCESS,
-         {"env": {"A": "{{ $TRIOWORKER_SEEN }}{{ name }}"}}),
-    Case("process: references in job env", PROCESS, {"env": {
-        "A": "{{ prefect.blocks.secret.token }}", "B": "<{{ prefect.blocks.secret.token }}>",
-        "C": "{{prefect.variables.region}}", "D": "{{ prefect.variables.absent }}.", "E": "{{ $X }}",
-        "F": "{{ prefect.variables.absent }}",
-        "G": "{{ prefect.variables.region }}{{ prefect.blocks.secret.token }}",
-    }}),
-    Case("variables inside blocks", template({
-        "a": "{{ prefect.blocks.json.where }}", "b": "at {{ prefect.blocks.json.where.zone }}",
-        "c": "{{ prefect.variables.limits }}", "d": "{{ prefect.variables.limits }}!",
-    })),
-    Case("block document by id", template({"a": {"$ref": {"block_document_id": "7"}}, "b": "{{ b }}"}),
-         {"b": [{"$ref": {"block_document_id": "7"}}]}),
-    Case("manifest with defaults", template(MANIFEST, image="i", tag=3, args=["x", "y"], labels={"a": "b"})),
-    Case("manifest with nothing", template(MANIFEST)),
-    Case("manifest with all", template(MANIFEST, env={"BOTH": "default", "D": "{{ image }}"}, tag="t"),
-         {"image": "j", "env": {"E": "{{ tag }}", "F": "{{ $TRIOWORKER_SEEN }}"}, "toleration": {"key": 1}},
-         {"args": ["only"], "env": {"BOTH": "run", "G": None}}),
-    Case("env default into env placeholder", template({"env": "{{ env }}"}, env={"A": "1"}), {"env.B": "2"}),
-    Case("env default into no env", template({"x": 1}, env={"A": "1"}), {"env": {"B": "2"}}),
-    Case("env of the job into no env", template({"x": 1}), {"env": {"B": "2"}}),
-    Case("env default over another placeholder", template({"env": "{{ x }}"}, env={"A": "1"}), {"x": {}}),
-    Case("empty env default", template({"env": "{{ env }}"}, env={})),
-    Case("null env beside template env", template({"env": {"A": "1"}}), {"env": None}),
-    Case("null env of the deployment", PROCESS, {"env": None}, {"env": {"A": "1"}}),
-    Case("environment", template({"a": "{{ $TRIOWORKER_SEEN }}", "b": "{{ $TRIOWORKER_UNSEEN }}",
-                                  "c": "-{{ $$TRIOWORKER_SEEN }}-{{$TRIOWORKER_UNSEEN}}", "d": "{{ $ }}"})),
-    Case("texts", template({"a": "{{ a }}{{ a }}", "b": " {{ a }}", "c": "{{ a }} {{ b }} {{ c }} {{ d }}",
-                            "d": "{{a}}\n", "e": "{{\ta\n}}", "f": "{{ a b }} {{}} { a }", "g": "{{{ a }}}"}),
-         {"a": 1, "b": None, "c": {"k": [True, 1.5]}}),
-    Case("paths", template({"list": [f"{{{{ {path} }}}}" for path in (
-             "m.k", "m.1", "l[0]", "l.1", "l[-1]", "l[1][0]", "l[2]", "l[\u0660]", "l.x", "m.", ".m", "n.x",
-             "0", "1_0", "m[k]")]}),
-         {"m": {"k": "v", "1": "w"}, "l": [{"x": 0}, "text"], "n": 5, "0": "zero"}),
-    Case("dotted paths of every form",
-         template({"m": "{{ m }}", "k": "{{ k[0] }}", "n": "{{ n }}"}, m={"z": 0}),
-         {"m.a[b].c": 1, "m.a": {"b": {"d": 2}}, "k[0]": 1, ".n": 1, "n": {"deep": [1]}, "n.deep.er": 2}),
-    Case("later dotted key replaces a deeper one", template({"m": "{{ m }}"}), {"m.a.b": 1, "m.a": 2}),
-    Case("scalar replaces dotted", template({"m": "{{ m }}"}), {"m.a": 1}, {"m": "s"}),
-    Case("nested and dotted merge deeply", template({"m": "{{ m }}"}),
-         {"m.a.b": 1, "m.a.c": 1, "m.l": [1]}, {"m": {"a": {"b": 2, "d": 3}, "l": [2]}}),
-    Case("values are not rendered again", template({"a": "{{ x }}", "b": "{{ l }}"}),
-         {"x": "{{ y }}", "l": ["{{ y }}"], "y": "no"}),
-    Case("no placeholders", template({"a": [1, None, {"b": False}], "c": "", "d": {}, "e": []})),
-    Case("unhelpful names", template({"a": "{{ prefect.blocked }}", "b": "{{ prefect }}!", "c": "{{ x-y }}"}),
-         {"prefect": {"blocked": 1}, "x-y": 2}),
-    Case("template without variables", {"job_configuration": {}}, refused=True),
-    Case("template without configuration", {"variables": {}}, refused=True),
-    Case("boolean schema", {"job_configuration": {}, "variables": {"properties": {"a": True}}}, refused=True),
-    Case("env of the run is a list", PROCESS, {"env": {"A": "1"}}, {"env": ["A=1"]}, refused=True),
-    Case("env of the run is null beside one", PROCESS, {"env": {"A": "1"}}, {"env": None}, refused=True),
-    Case("env is a list", PROCESS, {"env": ["A=1"]}, refused=True),
-    Case("env is null", PROCESS, {"env": None}, refused=True),
-    Case("list env beside template env", template({"env": {"A": "1"}}), {"env": ["A=1"]}, refused=True),
-    Case("dotted key crosses a scalar", PROCESS, {"env.A": "1", "env.A.B": "2"}, refused=True),
-    Case("half a block name", PROCESS, {"command": "{{ prefect.blocks.secret }}"}, refused=True),
-    Case("mapping of a block in a text", PROCESS,
-         {"command": "x {{ prefect.blocks.json.where }}"}, refused=True),
-)  # fmt: skip
-
-# Prefect's own functions, up to the arguments of the configuration class. Its validation is run, but what it
-# makes of them is not compared: that is the affair of each infrastructure.
-ASK_PREFECT = """
-import asyncio, copy, json, sys
-from types import SimpleNamespace
-from prefect.workers.base import BaseJobConfiguration
-
-asked = json.load(sys.stdin)
-
-
-class Unvalidated:
-    _get_base_config_defaults = BaseJobConfiguration._get_base_config_defaults
-
-    def __init__(self, **fields):
-        self.fields = copy.deepcopy(fields)
-        BaseJobConfiguration(**fields)
-
-    def prepare_for_flow_run(self, **kwargs):
-        pass
-
-    @classmethod
-    async def from_template_and_values(cls, **kwargs):
-        return await BaseJobConfiguration.from_template_and_values.__func__(cls, **kwargs)
-
-
-class Api:
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *exception):
-        pass
-
-    async def read_flow(self, flow_id):
-        pass
-
-    async def read_variable_by_name(self, name):
-        value = asked["variables"][name]
-        return None if value is None else SimpleNamespace(value=value)
-
-    async def read_block_document_by_name(self, name, block_type_slug):
-        return SimpleNamespace(data=asked["blocks"][name])
-
-    async def read_block_document(self, block_document_id):
-        return SimpleNamespace(data=asked["blocks"]["token"])
-
-
-async def configuration(case):
-    try:
-        built = await BaseJobConfiguration.resolve_for_flow_run.__func__(
-            Unvalidated,
-            flow_run=SimpleNamespace(job_variables=case["flow_run"], deployment_id=None, flow_id=None),
-            client=Api(),
-            work_pool=SimpleNamespace(base_job_template=case["base_job_template"]),
-            worker_name="judge",
-            deployment=SimpleNamespace(job_variables=case["deployment"]),
-        )
-    except Exception as error:
-        return {"refused": repr(error)}
-    return {"configuration": built.fields}
-
-
-async def main():
-    json.dump([await configuration(case) for case in asked["cases"]], sys.stdout)
-
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.process
-def test_results_equal_those_of_prefect(tmp_path: Path) -> None:
-    environment = {"TRIOWORKER_SEEN": "seen"}
-    asked = {
-        "cases": [attrs.asdict(case, recurse=False) for case in CASES],
-        "variables": VALUES_OF_VARIABLES,
-        "blocks": VALUES_OF_BLOCKS,
-    }
-    prefect = subprocess.run(
-        [sys.executable, "-c", ASK_PREFECT],
-        input=json.dumps(asked),
-        env={**os.environ, **environment, "PREFECT_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert prefect.returncode == 0, prefect.stderr
-    ours = [outcome_as_prefect_tells_it(case, environment) for case in CASES]
-    theirs = json.loads(prefect.stdout)
-    for case, our, their in zip(CASES, ours, theirs, strict=True):
-        assert set(their) == {"refused" if case.refused else "configuration"}, (case.title, their)
-        if case.refused:
-            assert set(our) == {"refused"}, (case.title, our)
-        else:
-            assert our == their, case.title
-
-
-def outcome_as_prefect_tells_it(case: Case, environment: dict[str, str]) -> dict[str, Any]:
-    try:
-        variables = merge_job_variables(case.deployment, case.flow_run)
-        configuration = render(
-            case.base_job_template, variables, environment=environment, references=REFERENCES
-        )
-    except JobTemplateError as error:
-        return {"refused": str(error)}
-    return {"configuration": configuration}

@@ -1,12 +1,15 @@
-"""The transport, the condition and the converter, on virtual time and without sockets."""
+"""The transport, the condition and the converter: on virtual time and without sockets, but for TLS and proxies."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
+import shutil
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,6 +23,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from proxy import Proxy, serve_proxy
 
 from trioworker.api.client import PrefectClient, open_client
 from trioworker.api.condition import OUTAGE_AFTER, Condition, ConditionChange
@@ -912,3 +916,214 @@ async def test_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(APIError, match="ALL_PROXY"):
         async with open_client(TransportConfig(url="https://api.test/api")):
             pytest.fail("a client was opened")
+
+
+# One configuration for requests and websocket
+
+
+@attrs.frozen
+class Authority:
+    """A certificate authority of the test's own, and what a server at 127.0.0.1 shows of it."""
+
+    certificate: Path
+    server_certificate: Path
+    server_key: Path
+
+    @property
+    def server_context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.server_certificate, self.server_key)
+        return context
+
+
+def make_authority(directory: Path) -> Authority:
+    def openssl(*arguments: str | Path) -> None:
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, cwd=directory)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
+    openssl("req", *key[:-2], "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=127.0.0.1")
+    (directory / "server.cnf").write_text("subjectAltName = IP:127.0.0.1\n")
+    signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
+    openssl("x509", "-req", "-in", "server.csr", *signing, "-extfile", "server.cnf", "-out", "server.pem")
+    return Authority(directory / "ca.pem", directory / "server.pem", directory / "server.key")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here to make certificates with")
+    return make_authority(tmp_path_factory.mktemp("authority"))
+
+
+async def speak_prefect(stream: trio.abc.Stream) -> None:
+    """Answer one connection's requests with an empty list, and a websocket with a welcome."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        chunk = await stream.receive_some()
+        if not chunk:
+            return
+        head += chunk
+    if b"upgrade: websocket" not in head.lower():
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n[]")
+        return
+    await stream.send_all(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        # A text frame without mask.
+        b'\x81\x18{"type": "auth_success"}'
+    )
+    async for _ in stream:
+        pass
+
+
+@asynccontextmanager
+async def serving(context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server that speaks enough of Prefect's API, on a port of 127.0.0.1."""
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        # Whoever does not like our certificate hangs up.
+        with suppress(trio.BrokenResourceError):
+            await speak_prefect(stream)
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            listener = plain if context is None else trio.SSLListener(plain, context, https_compatible=True)
+            await nursery.start(trio.serve_listeners, serve, [listener])
+            yield plain.socket.getsockname()[1]
+            nursery.cancel_scope.cancel()
+
+
+async def make_request(client: PrefectClient) -> None:
+    assert await client.read_work_queues("x", []) == []
+
+
+async def open_websocket(client: PrefectClient) -> None:
+    async with client.open_state_changes(RUN_ID, {StateType.CANCELLING}):
+        pass
+
+
+WAYS = pytest.mark.parametrize("speak", [make_request, open_websocket], ids=["request", "websocket"])
+Speak = Callable[[PrefectClient], Coroutine[None, None, None]]
+
+
+async def speak_once(speak: Speak, url: str, **config: Any) -> None:
+    async with open_client(
+        TransportConfig(**{"url": url, "max_retries": 0, "timeout": 10, **config})
+    ) as client:
+        await speak(client)
+
+
+@pytest.mark.process
+@WAYS
+class TestCertificates:
+    async def test_of_an_unknown_authority_is_refused(self, speak: Speak, authority: Authority) -> None:
+        async with serving(authority.server_context) as port:
+            with pytest.raises(APIUnavailableError, match="PREFECT_API_SSL_CERT_FILE") as caught:
+                await speak_once(speak, f"https://127.0.0.1:{port}/api")
+            assert "certificate verify failed" in str(caught.value)
+
+    async def test_of_an_authority_in_the_file_is_taken(self, speak: Speak, authority: Authority) -> None:
+        async with serving(authority.server_context) as port:
+            await speak_once(speak, f"https://127.0.0.1:{port}/api", verify=authority.certificate)
+
+    async def test_for_another_host_is_refused(self, speak: Speak, authority: Authority) -> None:
+        async with serving(authority.server_context) as port:
+            with pytest.raises(APIUnavailableError, match="certificate verify failed"):
+                await speak_once(speak, f"https://localhost:{port}/api", verify=authority.certificate)
+
+    async def test_of_any_kind_is_taken_when_none_is_checked(
+        self, speak: Speak, authority: Authority
+    ) -> None:
+        async with serving(authority.server_context) as port:
+            await speak_once(speak, f"https://127.0.0.1:{port}/api", verify=False)
+
+    async def test_is_checked_through_a_proxy_too(
+        self, speak: Speak, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with serving(authority.server_context) as port, trio.open_nursery() as nursery:
+            proxy: Proxy = await nursery.start(serve_proxy)
+            use_proxies(monkeypatch, HTTPS_PROXY=proxy.url)
+            url = f"https://127.0.0.1:{port}/api"
+            await speak_once(speak, url, verify=authority.certificate)
+            with pytest.raises(APIUnavailableError, match="certificate verify failed"):
+                await speak_once(speak, url)
+            nursery.cancel_scope.cancel()
+        assert [(passage.method, passage.target) for passage in proxy.passages] == [
+            ("CONNECT", f"127.0.0.1:{port}")
+        ] * 2
+
+
+@pytest.mark.parametrize("verify", [True, False])
+async def test_one_tls_context_serves_requests_proxies_and_websocket(
+    monkeypatch: pytest.MonkeyPatch, *, verify: bool
+) -> None:
+    """To make one takes some 40 ms."""
+    made = 0
+    make: Callable[..., ssl.SSLContext] = ssl.SSLContext.__new__
+
+    def count(*arguments: Any, **options: Any) -> ssl.SSLContext:
+        nonlocal made
+        made += 1
+        return make(*arguments, **options)
+
+    use_proxies(monkeypatch, HTTP_PROXY="http://127.0.0.1:1", HTTPS_PROXY="http://127.0.0.1:1")
+    monkeypatch.setattr(ssl.SSLContext, "__new__", count)
+    with pytest.raises(APIUnavailableError):
+        await speak_once(open_websocket, "https://127.0.0.1:1/api", verify=verify)
+    assert made == 1
+
+
+def use_proxies(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    """Let the environment have these proxy variables and no others."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        for spelling in (name, name.lower()):
+            monkeypatch.delenv(spelling, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@WAYS
+class TestProxyVariables:
+    @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+    async def test_proxy_is_used(self, speak: Speak, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with serving() as port, trio.open_nursery() as nursery:
+            proxy: Proxy = await nursery.start(serve_proxy)
+            use_proxies(monkeypatch, **{variable: proxy.url})
+            await speak_once(speak, f"http://127.0.0.1:{port}/api")
+            nursery.cancel_scope.cancel()
+        assert len(proxy.passages) == 1
+
+    @pytest.mark.parametrize("exempt", ["127.0.0.1", "localhost,127.0.0.1", "*"])
+    async def test_proxy_is_not_used_for_what_is_exempt(
+        self, speak: Speak, exempt: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use_proxies(monkeypatch, HTTP_PROXY="http://127.0.0.1:1", NO_PROXY=exempt)
+        async with serving() as port:
+            await speak_once(speak, f"http://127.0.0.1:{port}/api")
+
+    async def test_proxy_for_the_other_protocol_is_not_used(
+        self, speak: Speak, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use_proxies(monkeypatch, HTTPS_PROXY="http://127.0.0.1:1")
+        async with serving() as port:
+            await speak_once(speak, f"http://127.0.0.1:{port}/api")
+
+    async def test_proxy_that_is_away_is_an_unavailable_api(
+        self, speak: Speak, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use_proxies(monkeypatch, HTTP_PROXY="http://127.0.0.1:1")
+        with pytest.raises(APIUnavailableError):
+            await speak_once(speak, "http://api.test/api")
+
+
+@WAYS
+async def test_slash_at_the_end_of_the_url_does_not_matter(
+    speak: Speak, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as port, trio.open_nursery() as nursery:
+        proxy: Proxy = await nursery.start(partial(serve_proxy, f"http://127.0.0.1:{port}"))
+        await speak_once(speak, f"{proxy.url}/api/")
+        nursery.cancel_scope.cancel()
+    (passage,) = proxy.passages
+    assert passage.target.startswith(("/api/work_pools/", "/api/events/"))

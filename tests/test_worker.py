@@ -46,7 +46,13 @@ async def test_worker_runs_what_is_scheduled(autojump_clock: Clock, world: World
     run = world.schedule(Script(seconds=3))
     async with world.working():
         await world.api.wait_for_state(run.id, "Completed")
-    assert world.api.history(run.id) == [("Scheduled", 0), ("Pending", 0), ("Running", 0), ("Completed", 3)]
+    assert world.api.history(run.id) == [
+        ("Scheduled", 0),
+        ("Pending", 0),
+        ("Submitting", 0),
+        ("Running", 0),
+        ("Completed", 3),
+    ]
 
 
 async def test_start_waits_until_the_pool_was_read(autojump_clock: Clock, world: World) -> None:
@@ -212,6 +218,7 @@ async def test_runs_are_taken_ahead_of_their_time_by_the_prefetch(
     assert world.api.history(run.id) == [
         ("Scheduled", 0),
         ("Pending", 10),
+        ("Submitting", 10),
         ("Running", 16),
         ("Completed", 17),
     ]
@@ -392,7 +399,11 @@ async def test_hard_cancel_ends_and_reports_runs(autojump_clock: Clock, world: W
         await world.worker().run()
     assert world.infrastructure.execution(run.id).status == -15
     assert world.api.history(run.id)[-1] == ("Crashed", 10)
-    assert [event.event for event in world.api.events] == ["prefect.worker.started", "prefect.worker.stopped"]
+    assert [event.event for event in world.api.events] == [
+        "prefect.worker.started",
+        "prefect.worker.submitted-flow-run",
+        "prefect.worker.stopped",
+    ]
 
 
 async def test_hard_cancel_is_over_within_grace_and_flush(autojump_clock: Clock, world: World) -> None:
@@ -438,8 +449,9 @@ async def test_stopped_follows_started_and_comes_after_the_last_run(
     async with world.working() as worker:
         await world.api.wait_for_state(run.id, "Running")
         worker.shutdown()
-    started, stopped = world.api.events
+    started, _, executed, stopped = world.api.events
     assert (started.event, stopped.event) == ("prefect.worker.started", "prefect.worker.stopped")
+    assert executed.event == "prefect.worker.executed-flow-run"
     assert stopped.follows == started.id
     assert started.follows is None
     assert started.occurred == world.api.moment(0)
@@ -587,7 +599,9 @@ async def test_two_workers_in_one_process_share_the_runs(autojump_clock: Clock, 
         assert two.ready
         last = world.schedule()
         await world.api.wait_for_state(last.id, "Completed")
-    assert all(world.states(run) == ["Scheduled", "Pending", "Running", "Completed"] for run in runs)
+    assert all(
+        world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Completed"] for run in runs
+    )
     assert len(world.infrastructure.executions) == 7
     assert {beat.worker_name for beat in world.api.heartbeats} == {"one", "two"}
 
@@ -623,6 +637,23 @@ async def test_open_worker_stops_hard_for_an_error_which_leaves_bare(
         await fail_inside()
     assert world.now == 4
     assert world.states(run)[-1] == "Crashed"
+
+
+async def test_open_worker_loses_no_error_to_a_cancellation_at_the_same_moment(
+    autojump_clock: Clock, world: World
+) -> None:
+    scope = trio.CancelScope()
+
+    async def fail_and_be_cancelled() -> None:
+        async with open_worker(surroundings=world.surroundings, **options(world)):
+            scope.cancel()
+            raise ZeroDivisionError
+
+    with scope:
+        with pytest.raises(ZeroDivisionError):
+            await fail_and_be_cancelled()
+        await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
 
 
 async def test_open_worker_hands_on_an_interrupt_as_it_is(autojump_clock: Clock, world: World) -> None:

@@ -12,6 +12,7 @@ effect: a claim that had to wait its turn may stand before the states of a run t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 import attrs
@@ -44,14 +45,14 @@ class Revived:
 Verdict = Granted | Cancelling | Lost | Revived
 
 
-def judge_claim(history: Sequence[State], transition_id: UUID) -> Verdict:
+def judge_claim(history: Sequence[State], own_transition_ids: AbstractSet[UUID]) -> Verdict:
     """Judge a claim by the run's history.
 
     Args:
         history: all states of the run, oldest first; none if it was deleted.
-        transition_id: of our claim.
+        own_transition_ids: of our claim, and of the states that we have proposed since.
     """
-    ours = [state.state_details.transition_id == transition_id for state in history]
+    ours = [state.state_details.transition_id in own_transition_ids for state in history]
     if True not in ours:
         return Lost()
     place = ours.index(True)

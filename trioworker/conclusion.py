@@ -78,6 +78,11 @@ def conclude(  # noqa: PLR0911 - a table, one row a return
             return Propose((cancelled() if cancel_requested else crashed(ended),))
 
 
+def submitting() -> ProposedState:
+    """A run that a worker has prepared and is about to start."""
+    return ProposedState(type=StateType.PENDING, name="Submitting")
+
+
 def restored(state: State) -> ProposedState:
     """A state that a run was in before, to be in again."""
     return ProposedState(type=state.type, name=state.label, message=state.message, data=state.data)

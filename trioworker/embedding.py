@@ -38,15 +38,18 @@ async def open_worker(
     """
     worker = Worker(WorkerConfig(**options), notify=notify, surroundings=surroundings)
     error_in_block: BaseException | None = None
-    with sole_errors_bare():
-        async with trio.open_nursery() as nursery:
-            await nursery.start(worker.run)
-            try:
-                yield worker
-            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised again, once the worker is gone
-                error_in_block = error
-                nursery.cancel_scope.cancel()
-            else:
-                worker.shutdown()
-    if error_in_block is not None:
-        raise error_in_block
+    try:
+        with sole_errors_bare():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(worker.run)
+                try:
+                    yield worker
+                except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised again, once the worker is gone
+                    error_in_block = error
+                    nursery.cancel_scope.cancel()
+                else:
+                    worker.shutdown()
+    finally:
+        # In place of a cancellation at the same moment too: that is told again, an error is not.
+        if error_in_block is not None:
+            raise error_in_block

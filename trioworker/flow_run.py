@@ -7,40 +7,37 @@ run or a loop of the worker.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, NoReturn
 
 import attrs
 import trio
 
+from trioworker import events
 from trioworker.active_runs import ActiveRun, ActiveRuns
 from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import APIError, ObjectNotFoundError
-from trioworker.api.models import (
-    Deployment,
-    Flow,
-    FlowRun,
-    ProposedState,
-    SetStateStatus,
-    State,
-    StateType,
-)
+from trioworker.api.models import Event, FlowRun, ProposedState, SetStateStatus, State, StateType
 from trioworker.claim import Cancelling, Lost, Revived, judge_claim
-from trioworker.conclusion import Leave, cancelled, conclude, restored, scheduled
+from trioworker.conclusion import cancelled, restored, scheduled, submitting
 from trioworker.errors import sole_errors_bare
+from trioworker.events import WorkerIdentity
 from trioworker.infrastructure.protocol import (
-    Assignment,
     Infrastructure,
     InfrastructureError,
     InfrastructureFullError,
     Outcome,
 )
-from trioworker.job_template import JobTemplateError, merge_job_variables, render
+from trioworker.job_template import JobTemplateError
 from trioworker.outbox import Outbox
+from trioworker.preparation import Preparation, PreparedRun
+from trioworker.registration import Registration
 from trioworker.run_log import RunLog
 from trioworker.run_requests import STRIKES, DeploymentGoneError, RunRequests
 from trioworker.service import Rhythm
+from trioworker.settlement import Hooks, Settlement
 from trioworker.shutdown import Shutdown
 from trioworker.work_pool import WorkPoolKeeper
 
@@ -49,8 +46,7 @@ _logger = logging.getLogger(__name__)
 # Between the SIGTERM and the SIGKILL of a run that somebody cancels, as in Prefect's worker.
 CANCEL_GRACE = 30.0
 
-# A state that changes under our hands is looked at again, but not for ever.
-_LOOKS = 5
+_NEVER_BEGAN = "Flow run was cancelled before it began."
 
 
 class _NotOurs(Exception):  # noqa: N818 - not an error: the run goes to somebody else, or nowhere
@@ -65,10 +61,10 @@ class FlowRunner:
         api: the API.
         active: the runs in hand.
         infrastructure: executes them.
+        preparation: makes them ready for that.
         keeper: knows the work pool and its base job template.
-        worker_name: who claims the runs.
-        worker_environment: the environment that job templates may refer to.
-        outbox: takes log lines.
+        registration: how the worker that claims them is known.
+        outbox: takes log lines and events.
         logs_to_api: whether lines about a run go to the server too.
         shutdown: tells how long there is to speak for a run that is cut off.
         patience: the delays between attempts while the API is away.
@@ -78,14 +74,19 @@ class FlowRunner:
     api: PrefectAPI
     active: ActiveRuns
     infrastructure: Infrastructure[Any]
+    preparation: Preparation
     keeper: WorkPoolKeeper
-    worker_name: str
-    worker_environment: Mapping[str, str] = attrs.field(repr=False)
+    registration: Registration
     outbox: Outbox
     logs_to_api: bool
     shutdown: Shutdown
     patience: Rhythm
     now: Callable[[], datetime]
+
+    @property
+    def worker(self) -> WorkerIdentity:
+        """Who claims the runs."""
+        return self.registration.worker
 
     async def run(
         self, flow_run: FlowRun, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -95,7 +96,8 @@ class FlowRunner:
         with self.active.hold(flow_run) as active:
             task_status.started()
             requests = RunRequests(self.api, active, self.patience, run_log)
-            life = _Life(self, active, run_log, requests)
+            settlement = Settlement(active, requests, run_log, self.now)
+            life = _Life(self, active, run_log, requests, settlement)
             cut_off = True
             try:
                 await life.live()
@@ -113,6 +115,7 @@ class _Life:
     active: ActiveRun
     run_log: RunLog
     requests: RunRequests
+    settlement: Settlement
     # One state for all attempts to claim: its transition id tells a repetition from somebody else's claim.
     claim: ProposedState = attrs.field(factory=lambda: ProposedState(type=StateType.PENDING, name="Pending"))
     claim_sent: bool = False
@@ -121,24 +124,30 @@ class _Life:
     def flow_run(self) -> FlowRun:
         return self.active.flow_run
 
+    @property
+    def cancelling(self) -> bool:
+        """Whether somebody wants the run cancelled."""
+        return self.active.cancel_requested.is_set()
+
     async def live(self) -> None:
         """From claim to conclusion; no error leaves it."""
         try:
             await self._claim()
-            await self._conclude(await self._execute_or_explain())
+            await self._see_to_its_end(await self._prepare())
         except _NotOurs as reason:
             self.run_log.info(f"Aborted submission of flow run '{self.flow_run.id}': {reason}")
         except APIError as error:
             # Refused for good: there is no way left to speak for this run.
-            _logger.error("Flow run %r is left as it is: %s", self.flow_run.name, error)
+            self.run_log.alarm(f"Flow run '{self.flow_run.name}' is left as it is: {error}")
         except Exception:
             _logger.exception("Flow run %r is left as it is, because of a bug", self.flow_run.name)
 
     async def _claim(self) -> None:
         if self.runner.shutdown.requested:
             raise _NotOurs("the worker was told to stop before it had claimed it")
-        name, run_id = self.runner.worker_name, self.flow_run.id
-        self.run_log.info(f"Worker '{name}' submitting flow run '{run_id}'")
+        self.run_log.info(f"Worker '{self.runner.worker.name}' submitting flow run '{self.flow_run.id}'")
+        if (introduction := self.runner.registration.introduction) is not None:
+            self.run_log.info(introduction)
         self.claim_sent = True
         # Not to be interrupted: a claim takes effect also when nobody waits for the answer any more, and the run
         # would be Pending for ever.
@@ -170,49 +179,88 @@ class _Life:
     async def _make_sure_of_claim(self) -> None:
         """See to it that nobody else has run, or is about to run, what we have claimed."""
         history = await self.requests.history()
-        match judge_claim(history, self.claim.transition_id):
+        match judge_claim(history, self.active.transition_ids):
             case Lost():
                 raise _NotOurs("somebody else has claimed or ended it")
             case Cancelling():
                 self.active.cancel_requested.set()
             case Revived(ended_as):
                 current = await self.requests.read()
-                if current.state is not None and self._is_claim(current.state):
+                if current.state is not None and self._is_ours(current.state):
                     await self.requests.propose(restored(ended_as), force=True)
                 raise _NotOurs(f"somebody else has run it, and it ended {ended_as.label}")
 
-    def _is_claim(self, state: State) -> bool:
-        return state.state_details.transition_id == self.claim.transition_id
+    def _is_ours(self, state: State) -> bool:
+        return state.state_details.transition_id in self.active.transition_ids
 
-    async def _execute_or_explain(self) -> str:
-        """Execute the run and return how it ended, or why it could not be executed, as a sentence."""
-        job: Any = None
-        obstacle: Exception | None = None
+    async def _prepare(self) -> PreparedRun | Exception:
+        """Prepare the run; what kept it from being prepared waits until the claim is certain."""
         try:
-            job = await self._prepare()
+            return await self.runner.preparation.prepare(
+                self.flow_run, self.requests, self.runner.keeper.pool
+            )
         except Exception as error:  # noqa: BLE001 - the failure boundary of a run
-            obstacle = error
+            return error
+
+    async def _see_to_its_end(self, prepared: PreparedRun | Exception) -> None:
         # As late as possible: until the process is there, nobody else knows that somebody acts upon the claim. And
         # before anything is said about the run: it may be another worker's.
         await self._make_sure_of_claim()
-        if isinstance(obstacle, DeploymentGoneError):
-            await self.requests.report(cancelled(str(obstacle)))
-            raise _NotOurs(str(obstacle))
-        if self.active.cancel_requested.is_set():
-            return "Flow run was cancelled before it began."
-        if obstacle is not None:
-            return self._explain(obstacle)
-        if self.runner.shutdown.requested:
-            await self._give_back("the worker was told to stop")
+        if isinstance(prepared, DeploymentGoneError):
+            await self.requests.report(cancelled(str(prepared)))
+            raise _NotOurs(str(prepared))
+        if isinstance(prepared, Exception) and not self.cancelling:
+            await self.settlement.settle(self._explain(prepared))
+        elif isinstance(prepared, PreparedRun) and not self.cancelling:
+            await self._execute(prepared)
+        else:
+            await self.settlement.settle(_NEVER_BEGAN)
+
+    async def _execute(self, prepared: PreparedRun) -> None:
+        """Execute the run and conclude it, in its workspace."""
+        await self._give_back_if_stopping()
+        submitted = await self._submit(prepared)
+        if self.cancelling:
+            await self.settlement.settle(_NEVER_BEGAN)
+            return
+        await self._give_back_if_stopping()
+        async with AsyncExitStack() as stack:
+            try:
+                workspace = self.runner.infrastructure.open_workspace(prepared.job)
+                job = await stack.enter_async_context(workspace)
+                outcome = await self._run(job)
+            except InfrastructureFullError as error:
+                await self._give_back(str(error))
+            except Exception as error:  # noqa: BLE001 - the failure boundary of a run
+                await self.settlement.settle(self._explain(error))
+            else:
+                await self._conclude(outcome, job, prepared, submitted)
+
+    async def _submit(self, prepared: PreparedRun) -> Event:
+        """Tell the world that the run is about to be started."""
+        runner = self.runner
+        event = events.flow_run_submitted(runner.worker, prepared.pool, prepared.facts, runner.now())
+        runner.outbox.event(event)
+        labels = {
+            "prefect.worker.name": runner.worker.name,
+            "prefect.worker.type": runner.worker.type,
+            "prefect.work-pool.name": prepared.pool.name,
+            "prefect.work-pool.id": str(prepared.pool.id),
+        }
+        with sole_errors_bare():
+            async with trio.open_nursery() as side_by_side:
+                side_by_side.start_soon(self.requests.label, labels)
+                side_by_side.start_soon(self._propose_submitting)
+        return event
+
+    async def _propose_submitting(self) -> None:
         try:
-            outcome = await self._execute(job)
-        except InfrastructureFullError as error:
-            await self._give_back(str(error))
-        except Exception as error:  # noqa: BLE001 - the failure boundary of a run
-            return self._explain(error)
-        if outcome.status_code != 0 and not self.active.cancel_requested.is_set():
-            self.run_log.error(f"Flow run '{self.flow_run.name}': {outcome.message}")
-        return outcome.message
+            result = await self.requests.propose(submitting(), strikes=STRIKES)
+        except ObjectNotFoundError as error:
+            raise _NotOurs("somebody has deleted it") from error
+        if result.status is not SetStateStatus.ACCEPT:
+            # Something has happened to the run meanwhile, and its history knows what.
+            await self._make_sure_of_claim()
 
     def _explain(self, error: Exception) -> str:
         """Why a run could not be executed. A bug, of ours or of an installed infrastructure, ends this run alone."""
@@ -228,44 +276,11 @@ class _Life:
             self.run_log.error(
                 f"Failed to submit flow run '{self.flow_run.name}' to infrastructure: {reason}"
             )
-            return f"Flow run could not start: {reason}"
+            return f"Failed to submit flow run to infrastructure: {reason}"
         self.run_log.error(f"Infrastructure of flow run '{self.flow_run.name}' failed: {reason}")
         return f"Flow run's infrastructure failed: {reason}"
 
-    async def _prepare(self) -> Any:
-        """Read what belongs to the run and make a job of it."""
-        deployment = await self.requests.deployment()
-        flow = await self.requests.flow()
-        pool = self.runner.keeper.pool
-        if pool is None:
-            raise InfrastructureError("its work pool is gone")
-        variables = merge_job_variables(
-            deployment.job_variables if deployment else None, self.flow_run.job_variables
-        )
-        configuration = render(pool.base_job_template, variables, environment=self.runner.worker_environment)
-        return self.runner.infrastructure.prepare(
-            Assignment(
-                flow_run_id=self.flow_run.id,
-                flow_run_name=self.flow_run.name,
-                configuration=configuration,
-                environment=self._environment(deployment, flow),
-            )
-        )
-
-    def _environment(self, deployment: Deployment | None, flow: Flow) -> dict[str, str]:
-        """By what the run's process knows itself, and is known to the API in turn."""
-        environment = {
-            "PREFECT__FLOW_RUN_ID": str(self.flow_run.id),
-            "PREFECT__FLOW_ID": str(flow.id),
-            "PREFECT__FLOW_NAME": flow.name,
-            "PREFECT__WORKER_NAME": self.runner.worker_name,
-        }
-        if deployment is not None:
-            environment["PREFECT__DEPLOYMENT_ID"] = str(deployment.id)
-            environment["PREFECT__DEPLOYMENT_NAME"] = deployment.name
-        return environment
-
-    async def _execute(self, job: Any) -> Outcome:
+    async def _run(self, job: Any) -> Outcome:
         infrastructure = self.runner.infrastructure
         ended: list[Outcome | Exception] = []
 
@@ -292,31 +307,31 @@ class _Life:
 
     async def _kill_when_cancelled(self, identifier: str) -> None:
         await self.active.cancel_requested.wait()
-        self.run_log.info(f"Cancelling flow run '{self.flow_run.name}'")
-        await self.runner.infrastructure.kill(identifier, CANCEL_GRACE)
+        self.run_log.note(f"Cancelling flow run '{self.flow_run.name}'")
+        await self.runner.infrastructure.kill(identifier, CANCEL_GRACE, intent="cancel")
 
-    async def _conclude(self, ended: str) -> None:
-        """Bring the server's record of the run to what is true, if it is not already."""
-        for _ in range(_LOOKS):
-            try:
-                current = await self.requests.read()
-            except ObjectNotFoundError:
-                self.run_log.debug(f"Flow run '{self.flow_run.id}' was deleted")
-                return
-            conclusion = conclude(
-                current,
-                ended=ended,
-                known_places={self.active.identifier, self.flow_run.infrastructure_pid},
-                own_transition_ids=self.active.transition_ids,
-                cancel_requested=self.active.cancel_requested.is_set(),
-                now=self.runner.now(),
-            )
-            if isinstance(conclusion, Leave):
-                self.run_log.debug(f"Flow run '{self.flow_run.name}': {conclusion.reason}")
-                return
-            if await self.requests.report(*conclusion.states):
-                return
-        _logger.error("The state of flow run %r keeps changing; it is left as it is", self.flow_run.name)
+    async def _conclude(self, outcome: Outcome, job: Any, prepared: PreparedRun, submitted: Event) -> None:
+        """Bring a run to its end whose process is gone, but whose workspace is still there."""
+        runner = self.runner
+        assert self.active.identifier is not None  # noqa: S101 - it has run
+        if outcome.status_code != 0 and not self.cancelling:
+            self.run_log.alarm(f"Flow run '{self.flow_run.name}': {outcome.message}")
+        hooks = Hooks(runner.infrastructure, job, self.requests, self.run_log, runner.now)
+        reported = await self.settlement.settle(outcome.message, hooks)
+        if reported is StateType.CRASHED and outcome.hint:
+            self.run_log.info(outcome.hint)
+        elif reported is StateType.CANCELLED:
+            runner.outbox.event(events.flow_run_cancelled(runner.worker, prepared.facts, runner.now()))
+        executed = events.flow_run_executed(
+            runner.worker,
+            prepared.pool,
+            prepared.facts,
+            runner.now(),
+            identifier=self.active.identifier,
+            status_code=outcome.status_code,
+            follows=submitted,
+        )
+        runner.outbox.event(executed)
 
     async def have_last_words(self) -> None:
         """Speak for a run that the worker's end has interrupted; its process is gone by now."""
@@ -326,11 +341,13 @@ class _Life:
             except _NotOurs as reason:
                 self.run_log.info(f"Left flow run '{self.flow_run.id}': {reason}")
             except APIError as error:
-                _logger.error("Flow run %r is left as it is: %s", self.flow_run.name, error)
+                self.run_log.alarm(f"Flow run '{self.flow_run.name}' is left as it is: {error}")
             except Exception:
                 _logger.exception("Flow run %r is left as it is, because of a bug", self.flow_run.name)
         if scope.cancelled_caught:
-            _logger.error("Flow run %r is left as it is: the API did not answer in time", self.flow_run.name)
+            self.run_log.alarm(
+                f"Flow run '{self.flow_run.name}' is left as it is: the API did not answer in time"
+            )
 
     async def _conclude_cut_off(self) -> None:
         if not self.claim_sent:
@@ -338,7 +355,13 @@ class _Life:
         if self.active.identifier is None:
             await self._make_sure_of_claim()
             await self._give_back("the worker was stopped")
-        await self._conclude(f"Worker '{self.runner.worker_name}' was stopped before the flow run had ended.")
+        await self.settlement.settle(
+            f"Worker '{self.runner.worker.name}' was stopped before the flow run had ended."
+        )
+
+    async def _give_back_if_stopping(self) -> None:
+        if self.runner.shutdown.requested:
+            await self._give_back("the worker was told to stop")
 
     async def _give_back(self, why: str) -> NoReturn:
         """Offer a run that was claimed, but has not begun, to any worker.
@@ -346,9 +369,10 @@ class _Life:
         Raises:
             _NotOurs: always; from now on it is not.
         """
-        if self.active.cancel_requested.is_set():
-            await self._conclude("Flow run was cancelled before it began.")
+        if self.cancelling:
+            await self.settlement.settle(_NEVER_BEGAN)
         else:
-            reason = f"Given back by worker '{self.runner.worker_name}': {why}."
-            await self.requests.report(scheduled(reason, self.runner.now()))
+            reason = f"Given back by worker '{self.runner.worker.name}': {why}."
+            if not await self.requests.report(scheduled(reason, self.runner.now())):
+                await self.settlement.settle(reason)
         raise _NotOurs(f"given back, because {why}")

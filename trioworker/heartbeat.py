@@ -9,6 +9,7 @@ import trio
 from trioworker.api.errors import APIError, ObjectNotFoundError, RequestRefusedError
 from trioworker.errors import WorkerRefusedError
 from trioworker.outbox import Heartbeat, Outbox
+from trioworker.registration import Registration
 from trioworker.service import Rhythm, WakeUp, repeat
 from trioworker.work_pool import WorkPoolKeeper
 
@@ -16,7 +17,7 @@ from trioworker.work_pool import WorkPoolKeeper
 async def keep_heartbeat(
     keeper: WorkPoolKeeper,
     outbox: Outbox,
-    worker_name: str,
+    registration: Registration,
     rhythm: Rhythm,
     *,
     wake_up: WakeUp,
@@ -29,7 +30,7 @@ async def keep_heartbeat(
     Args:
         keeper: keeps the work pool.
         outbox: sends the heartbeats.
-        worker_name: whose heartbeat it is.
+        registration: whose heartbeat it is.
         rhythm: how often.
         wake_up: brings the next beat forward, when the pool is found to be gone.
         wait_for_pool: whether to wait for a pool that does not exist and may not be created.
@@ -54,12 +55,22 @@ async def keep_heartbeat(
             if not wait_for_pool:
                 raise WorkerRefusedError("The work pool does not exist, and this worker may not create it.")
             return
-        outbox.heartbeat(Heartbeat(pool_name=pool.name, worker_name=worker_name, interval=rhythm.interval))
+        outbox.heartbeat(_heartbeat(pool.name, registration, rhythm.interval))
         if not synced:
             synced = True
             task_status.started()
 
     await repeat("read the work pool", beat, rhythm, wake_up=wake_up)
+
+
+def _heartbeat(pool_name: str, registration: Registration, interval: float) -> Heartbeat:
+    return Heartbeat(
+        pool_name=pool_name,
+        worker_name=registration.worker.name,
+        interval=interval,
+        metadata=registration.metadata() if registration.wanted else None,
+        on_worker_id=registration.given if registration.wanted else None,
+    )
 
 
 class MissingPoolAlarm:

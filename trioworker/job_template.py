@@ -4,17 +4,32 @@ Both are concepts of Prefect: a *base job template* has a ``job_configuration`` 
 and a ``variables`` schema with their defaults; *job variables* come from the deployment and the flow run.
 
 Everything here is pure: no I/O, no clock, no look at ``os.environ``, and no argument is ever changed.
-Whatever is malformed raises `JobTemplateError` and nothing else.
+Whatever is malformed raises `JobTemplateError` and nothing else. Who wants the blocks and variables that a
+template refers to fetched, too, takes `trioworker.job_configuration`.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, TypeAlias
 
 import attrs
 
-__all__ = ["JobTemplateError", "Reference", "find_references", "merge_job_variables", "render"]
+__all__ = [
+    "Block",
+    "BlockById",
+    "JobTemplateError",
+    "Reference",
+    "Source",
+    "Variable",
+    "block_value",
+    "find_references",
+    "merge_job_variables",
+    "render",
+    "render_text",
+    "require_mapping",
+    "require_text",
+]
 
 # No real template comes near it, and the functions below call themselves once a level: the bound
 # keeps them, even for a value inside a value inside a template, well below Python's recursion limit.
@@ -24,6 +39,7 @@ _PLACEHOLDER: Final = re.compile(r"\{\{\s*(?P<name>[\w.\-\[\]$]+)\s*\}\}")
 _BLOCK_PREFIX: Final = "prefect.blocks."
 _VARIABLE_PREFIX: Final = "prefect.variables."
 _ENVIRONMENT_PREFIX: Final = "$"
+_FIRST_STEP_IS_VALUE: Final = re.compile(r"value(?=[.\[]|\Z)")
 
 # In this order: a boolean is also an int.
 _TYPE_NAMES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
@@ -57,6 +73,40 @@ class JobTemplateError(Exception):
 
 
 @attrs.frozen
+class Block:
+    """A Prefect block, known by the slug of its type and its name."""
+
+    type_slug: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"the block {self.name!r} of type {self.type_slug!r}"
+
+
+@attrs.frozen
+class BlockById:
+    """A Prefect block, known by the id of its document."""
+
+    document_id: str
+
+    def __str__(self) -> str:
+        return f"the block document {self.document_id!r}"
+
+
+@attrs.frozen
+class Variable:
+    """A Prefect variable, known by its name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"the variable {self.name!r}"
+
+
+Source: TypeAlias = Block | BlockById | Variable
+
+
+@attrs.frozen
 class Reference:
     """A value that a job configuration takes from Prefect's API.
 
@@ -64,13 +114,15 @@ class Reference:
         name: Its key in the ``references`` given to `render`: the
             placeholder's name, such as ``prefect.blocks.secret.token``, or ``$ref:ID`` for a mapping
             that refers to a block document by its id.
-        kind: ``block`` and ``variable`` are placeholders, ``block_document`` is the mapping.
+        source: Where the value is. Several references may share one.
         field: Dotted path of the field that holds it first.
+        path: The way to the value inside the block, as far as the placeholder names one.
     """
 
     name: str
-    kind: Literal["block", "variable", "block_document"]
+    source: Source
     field: str
+    path: str | None = None
 
 
 def merge_job_variables(
@@ -118,9 +170,9 @@ def render(
         base_job_template: The work pool's template.
         job_variables: What `merge_job_variables` returned; keys may be dotted (``env.FOO``).
         environment: Where ``{{ $NAME }}`` is looked up: the worker's environment variables.
-        references: Values of blocks and Prefect variables by
-            `Reference.name`. Prefect renders a variable that
-            does not exist as an empty text: give it as ``""``.
+        references: Values by `Reference.name`: of blocks what `block_value` takes out of them, of Prefect
+            variables the value. Prefect renders a variable that does not exist as an empty text: give it as
+            ``""``.
 
     Returns:
         A new dictionary, not validated against any kind of infrastructure, except that ``env``, where
@@ -132,7 +184,7 @@ def render(
     populated = _populate(base_job_template, job_variables, environment)
     configuration, missing = _resolve_references(populated, references)
     if missing:
-        raise _unsupported(missing[0])
+        raise _without_value(missing[0])
     if not isinstance(configuration.get("env", {}), dict):
         raise _not_a_mapping("job_configuration.env", configuration["env"])
     return configuration
@@ -161,54 +213,114 @@ def find_references(
     return tuple(first_by_name.values())
 
 
+def block_value(reference: Reference, data: Mapping[str, Any]) -> Any:
+    """Take what a reference to a block asks for out of the data of the block's document.
+
+    Without a path that is all of the data. Where they are nothing but a ``value``, as in Prefect's own types
+    of block (``secret``, ``json``), that is meant, and a path starts inside it unless it begins with ``value``.
+
+    Raises:
+        JobTemplateError: There is nothing at the path; or `data` is no mapping.
+    """
+    content: Any = data
+    if not isinstance(content, Mapping):
+        raise JobTemplateError(
+            reference.field,
+            f"refers to {reference.source}, whose data must be a mapping, not {_type_name(content)}",
+        )
+    if isinstance(reference.source, BlockById):
+        return content
+    path = reference.path
+    if set(content) == {"value"} and not (path is not None and _FIRST_STEP_IS_VALUE.match(path)):
+        content = content["value"]
+    value = content if path is None else _look_up(content, path)
+    if value is _ABSENT:
+        raise JobTemplateError(
+            reference.field,
+            f"holds the placeholder {{{{ {reference.name} }}}}, but {reference.source} has nothing at {path!r}: "
+            "correct the path, or add the value to the block",
+        )
+    return value
+
+
+def render_text(
+    text: str,
+    values: Mapping[str, Any],
+    *,
+    field: str,
+    environment: Mapping[str, str],
+    default: Any = None,
+) -> Any:
+    """Render a single text by the rules of `render`, leaving references as they are.
+
+    Args:
+        text: What may hold placeholders.
+        values: Where they are looked up.
+        field: Dotted path of the text, for errors.
+        environment: Where ``{{ $NAME }}`` is looked up.
+        default: Returned where the text is one placeholder, and that has no value.
+
+    Raises:
+        JobTemplateError: A value cannot be put into the text.
+    """
+    rendered = _fill_text(text, field, values, environment)
+    return default if rendered is _ABSENT else rendered
+
+
+def require_text(value: Any, field: str) -> str:
+    """Return a value that must be a string; `JobTemplateError` if it is none."""
+    if not isinstance(value, str):
+        raise JobTemplateError(field, f"must be a string, not {_type_name(value)}")
+    return value
+
+
+def require_mapping(value: Any, field: str) -> Mapping[str, Any]:
+    """Return a value that must be a mapping; `JobTemplateError` if it is none."""
+    if not isinstance(value, Mapping):
+        raise _not_a_mapping(field, value)
+    return value
+
+
 def _populate(
     base_job_template: Mapping[str, Any],
     job_variables: Mapping[str, Any],
     environment: Mapping[str, str],
 ) -> dict[str, Any]:
     """Fill in the template, up to its references."""
+    require_mapping(environment, "environment")
     template = _member_mapping(base_job_template, "job_configuration")
     defaults = _defaults(base_job_template)
     own = _nest_dotted_keys(_mapping(job_variables, "job_variables"))
-    default_env = _env(defaults, "base_job_template.variables.properties.env.default")
-    own_env = _env(own, "job_variables.env")
-
-    if default_env:
-        template_env = template.get("env")
-        template["env"] = template_env | default_env if isinstance(template_env, dict) else default_env
-    if isinstance(template.get("env"), dict):
-        template["env"] = template["env"] | own_env
-
+    _merge_env(template, defaults.get("env"), own.get("env"))
     return _fill(template, defaults | own, environment)
+
+
+def _merge_env(template: dict[str, Any], default: Any, own: Any) -> None:
+    """Lay the default over the template's ``env``, then the job's own; what is empty changes nothing.
+
+    A template's ``env`` that is no mapping, such as a placeholder, makes room for the default, but not for the
+    job's own, which gets to its place by the placeholder.
+    """
+    if default and isinstance(template.get("env"), dict):
+        field = "base_job_template.variables.properties.env.default"
+        template["env"] = {**template["env"], **require_mapping(default, field)}
+    elif default:
+        template["env"] = default
+    if own and isinstance(template.get("env"), dict):
+        template["env"] = {**template["env"], **require_mapping(own, "job_variables.env")}
 
 
 def _defaults(base_job_template: Mapping[str, Any]) -> dict[str, Any]:
     """Read the defaults out of the variables schema; a default of null is none, as in Prefect."""
     field = "base_job_template.variables"
-    schema = _member(base_job_template, "variables")
-    if not isinstance(schema, Mapping):
-        raise _not_a_mapping(field, schema)
-    properties = schema.get("properties", {})
-    if not isinstance(properties, Mapping):
-        raise _not_a_mapping(f"{field}.properties", properties)
+    schema = require_mapping(_member(base_job_template, "variables"), field)
+    properties = require_mapping(schema.get("properties", {}), f"{field}.properties")
     defaults: dict[str, Any] = {}
     for name, attributes in properties.items():
-        if not isinstance(attributes, Mapping):
-            raise _not_a_mapping(f"{field}.properties.{name}", attributes)
-        default = attributes.get("default")
+        default = require_mapping(attributes, f"{field}.properties.{name}").get("default")
         if default is not None:
             defaults[name] = _json_copy(default, f"{field}.properties.{name}.default")
     return defaults
-
-
-def _env(variables: dict[str, Any], field: str) -> dict[str, Any]:
-    """Return the ``env`` of some variables; absent and null are both empty."""
-    env = variables.get("env")
-    if env is None:
-        return {}
-    if not isinstance(env, dict):
-        raise _not_a_mapping(field, env)
-    return env
 
 
 def _nest_dotted_keys(variables: dict[str, Any]) -> dict[str, Any]:
@@ -256,34 +368,47 @@ def _split_path(path: str) -> list[str]:
 
 
 def _look_up(values: Any, path: str) -> Any:
-    """Follow a placeholder's path; a step that reads as a number is an index and never a key."""
+    """Follow a placeholder's path; a step that reads as a number is an index and never a key of JSON."""
     for step in _split_path(path):
-        key: int | str
-        try:
-            key = int(step)
-        except ValueError:
-            key = step
-        try:
-            values = values[key]
-        except (KeyError, IndexError, TypeError):
+        key = _index_or_key(step)
+        if isinstance(values, Mapping):
+            values = values.get(key, _ABSENT)
+        elif isinstance(values, list | tuple | str) and isinstance(key, int):
+            try:
+                values = values[key]
+            except IndexError:
+                return _ABSENT
+        else:
             return _ABSENT
     return values
+
+
+def _index_or_key(step: str) -> int | str:
+    try:
+        return int(step)
+    except ValueError:
+        return step
 
 
 def _fill(node: dict[str, Any], values: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """Replace the placeholders for job variables and environment variables."""
 
-    def value_of(placeholder: re.Match[str]) -> Any:
-        name = placeholder["name"]
-        if name.startswith(_ENVIRONMENT_PREFIX):
-            return environment.get(name.lstrip(_ENVIRONMENT_PREFIX), "")
-        return _look_up(values, name)
-
     def replace_text(text: str, field: str) -> Any:
-        return _substitute(text, field, handles=_is_no_reference, value_of=value_of)
+        return _fill_text(text, field, values, environment)
 
     filled: dict[str, Any] = _transform(node, "job_configuration", replace_text)
     return filled
+
+
+def _fill_text(text: str, field: str, values: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
+    def value_of(placeholder: re.Match[str]) -> Any:
+        name = placeholder["name"]
+        if name.startswith(_ENVIRONMENT_PREFIX):
+            name = name.lstrip(_ENVIRONMENT_PREFIX)
+            return require_text(environment.get(name, ""), f"environment.{name}")
+        return _look_up(values, name)
+
+    return _substitute(text, field, handles=_is_no_reference, value_of=value_of)
 
 
 def _is_no_reference(name: str) -> bool:
@@ -294,6 +419,7 @@ def _resolve_references(
     populated: dict[str, Any], references: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Reference]]:
     """Replace references by their values; return also those that have none and so stay."""
+    require_mapping(references, "references")
     missing: list[Reference] = []
 
     def take(reference: Reference) -> Any:
@@ -327,7 +453,7 @@ def _resolve_blocks(node: Any, take: Callable[[Reference], Any]) -> Any:
         document_id = _block_document_id(mapping, field)
         if document_id is None:
             return _ABSENT
-        return take(Reference(f"$ref:{document_id}", "block_document", field))
+        return take(Reference(f"$ref:{document_id}", BlockById(document_id), field))
 
     return _transform(node, "job_configuration", replace_text, replace_mapping)
 
@@ -335,7 +461,8 @@ def _resolve_blocks(node: Any, take: Callable[[Reference], Any]) -> Any:
 def _resolve_variables(node: Any, take: Callable[[Reference], Any]) -> Any:
     def replace_text(text: str, field: str) -> Any:
         def value_of(placeholder: re.Match[str]) -> Any:
-            value = take(Reference(placeholder["name"], "variable", field))
+            name = placeholder["name"]
+            value = take(Reference(name, Variable(name.removeprefix(_VARIABLE_PREFIX)), field))
             return placeholder[0] if value is _ABSENT else value
 
         return _substitute(
@@ -349,14 +476,15 @@ def _resolve_variables(node: Any, take: Callable[[Reference], Any]) -> Any:
 
 
 def _block(name: str, field: str) -> Reference:
-    type_slug, _, document_path = name.removeprefix(_BLOCK_PREFIX).partition(".")
-    if not (type_slug and document_path):
+    type_slug, _, rest = name.removeprefix(_BLOCK_PREFIX).partition(".")
+    block_name, dot, path = rest.partition(".")
+    if not (type_slug and block_name):
         raise JobTemplateError(
             field,
             f"holds the placeholder {{{{ {name} }}}}, which names no block: "
             "it must be prefect.blocks.BLOCK-TYPE.BLOCK-NAME",
         )
-    return Reference(name, "block", field)
+    return Reference(name, Block(type_slug, block_name), field, path if dot else None)
 
 
 def _block_document_id(mapping: dict[str, Any], field: str) -> str | None:
@@ -365,11 +493,7 @@ def _block_document_id(mapping: dict[str, Any], field: str) -> str | None:
     document_id = target.get("block_document_id") if isinstance(target, dict) else None
     if not document_id:
         return None
-    if not isinstance(document_id, str):
-        raise JobTemplateError(
-            f"{field}.$ref.block_document_id", f"must be a string, not {_type_name(document_id)}"
-        )
-    return document_id
+    return require_text(document_id, f"{field}.$ref.block_document_id")
 
 
 def _transform(
@@ -450,13 +574,10 @@ def _substitute(
 
 
 def _member(base_job_template: Mapping[str, Any], key: str) -> Any:
-    # Looked at as the object it may be: the template is whatever the API or a user gave.
-    template: Any = base_job_template
-    if not isinstance(template, Mapping):
-        raise _not_a_mapping("base_job_template", template)
-    if key not in template:
+    require_mapping(base_job_template, "base_job_template")
+    if key not in base_job_template:
         raise JobTemplateError("base_job_template", f"has no {key!r}")
-    return template[key]
+    return base_job_template[key]
 
 
 def _member_mapping(base_job_template: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -502,18 +623,12 @@ def _too_deep(field: str) -> JobTemplateError:
     return JobTemplateError(start, f"is nested more than {_MAX_DEPTH} levels deep")
 
 
-def _unsupported(reference: Reference) -> JobTemplateError:
-    placeholder = f"the placeholder {{{{ {reference.name} }}}}"
-    if reference.kind == "block":
-        problem = f"holds {placeholder}, but references to Prefect blocks are not supported yet"
-    elif reference.kind == "variable":
-        problem = f"holds {placeholder}, but references to Prefect variables are not supported yet"
-    else:
-        problem = (
-            f"refers to the block document {reference.name.removeprefix('$ref:')}, "
-            "but references to Prefect blocks are not supported yet"
-        )
-    return JobTemplateError(reference.field, problem)
+def _without_value(reference: Reference) -> JobTemplateError:
+    if isinstance(reference.source, BlockById):
+        return JobTemplateError(reference.field, f"refers to {reference.source}, which has no value")
+    return JobTemplateError(
+        reference.field, f"holds the placeholder {{{{ {reference.name} }}}}, which has no value"
+    )
 
 
 def _type_name(value: Any) -> str:

@@ -17,6 +17,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
+from uuid import UUID
 
 import attrs
 import trio
@@ -24,7 +25,7 @@ import trio
 from trioworker.api.client import PrefectAPI
 from trioworker.api.condition import Condition
 from trioworker.api.errors import APIError, RequestRefusedError, is_outage
-from trioworker.api.models import Event, LogLine
+from trioworker.api.models import Event, LogLine, WorkerMetadata
 from trioworker.service import Rhythm, patiently
 
 _logger = logging.getLogger(__name__)
@@ -50,11 +51,15 @@ class Heartbeat:
         pool_name: the work pool that the worker serves.
         worker_name: whose sign of life it is.
         interval: seconds until the next one.
+        metadata: what the API is told of the worker.
+        on_worker_id: told the id by which the API knows the worker; None if no id is wanted.
     """
 
     pool_name: str
     worker_name: str
     interval: float
+    metadata: WorkerMetadata | None = None
+    on_worker_id: Callable[[UUID], None] | None = None
 
 
 class _BatchLane(Generic[T]):
@@ -175,15 +180,24 @@ class _LatestLane:
         async for heartbeat in self._take:
             error: APIError | None = None
             try:
-                await self._api.send_worker_heartbeat(
-                    heartbeat.pool_name, heartbeat.worker_name, heartbeat.interval
-                )
+                await self._send(heartbeat)
             except APIError as caught:
                 # Not sent again: the next heartbeat says the same, and later.
                 error = caught
                 if not is_outage(error):
                     _logger.debug("Heartbeat refused: %s", error)
             self._on_result(error)
+
+    async def _send(self, heartbeat: Heartbeat) -> None:
+        worker_id = await self._api.send_worker_heartbeat(
+            heartbeat.pool_name,
+            heartbeat.worker_name,
+            heartbeat.interval,
+            metadata=heartbeat.metadata,
+            wants_id=heartbeat.on_worker_id is not None,
+        )
+        if worker_id is not None and heartbeat.on_worker_id is not None:
+            heartbeat.on_worker_id(worker_id)
 
 
 class Outbox:

@@ -31,7 +31,15 @@ class RunLog:
 
     def debug(self, message: str) -> None:
         """Something for whoever looks into a fault; stays on this machine."""
-        _logger.debug(message)
+        self._write_here(logging.DEBUG, message)
+
+    def note(self, message: str) -> None:
+        """Something that is as it should be, and that the run's states tell too; stays on this machine."""
+        self._write_here(logging.INFO, message)
+
+    def alarm(self, message: str) -> None:
+        """Something that went wrong, and that the run's states tell too; stays on this machine."""
+        self._write_here(logging.ERROR, message)
 
     def info(self, message: str) -> None:
         """Something that is as it should be."""
@@ -45,8 +53,12 @@ class RunLog:
         """Something that went wrong."""
         self._write(logging.ERROR, message)
 
+    def _write_here(self, level: int, message: str) -> None:
+        subject = {"flow_run_id": str(self._flow_run.id), "flow_run_name": self._flow_run.name}
+        _logger.log(level, message, extra=subject)
+
     def _write(self, level: int, message: str) -> None:
-        _logger.log(level, message)
+        self._write_here(level, message)
         if self._outbox is not None:
             self._outbox.log(
                 LogLine(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import attrs
 import trio
@@ -86,6 +86,33 @@ class RunRequests:
             message = f"Deployment {deployment_id} no longer exists, cancelled run."
             raise DeploymentGoneError(message) from error
 
+    async def document(self) -> dict[str, Any]:
+        """The run whole, as the API shows it."""
+        return await self._patiently(lambda: self.api.read_flow_run_document(self._flow_run.id), STRIKES)
+
+    async def block(self, type_slug: str, name: str) -> Mapping[str, Any]:
+        """The data of a block document; `ObjectNotFoundError` if there is none of that name."""
+        document = await self._patiently(lambda: self.api.read_block_document(type_slug, name), STRIKES)
+        return document.data
+
+    async def block_by_id(self, block_document_id: str) -> Mapping[str, Any]:
+        """The data of a block document; `ObjectNotFoundError` if there is none of that id."""
+        document = await self._patiently(
+            lambda: self.api.read_block_document_by_id(block_document_id), STRIKES
+        )
+        return document.data
+
+    async def variable(self, name: str) -> Any:
+        """The value of a Prefect variable; `ObjectNotFoundError` if there is none of that name."""
+        return await self._patiently(lambda: self.api.read_variable(name), STRIKES)
+
+    async def label(self, labels: Mapping[str, str]) -> None:
+        """Put labels on the run; that it cannot be done is said and harms nothing."""
+        try:
+            await self._patiently(lambda: self.api.update_flow_run_labels(self._flow_run.id, labels), STRIKES)
+        except APIError as error:
+            self.run_log.warning(f"The flow run could not be labelled with its worker: {error}")
+
     async def report_place(self, identifier: str) -> None:
         """Record where the run runs; that it cannot be done is said and harms nothing."""
         try:
@@ -108,14 +135,20 @@ class RunRequests:
                 return result
             await trio.sleep(max(result.details.delay_seconds, 0.1))
 
-    async def report(self, *states: ProposedState) -> bool:
-        """Propose states in order; False as soon as one is not accepted."""
+    async def report(self, *states: ProposedState, write: Callable[[str], None] | None = None) -> bool:
+        """Propose states in order; False as soon as one is not accepted.
+
+        Args:
+            states: what to propose.
+            write: told what was reported; by default this machine's log.
+        """
+        write = write or self.run_log.note
         for state in states:
             result = await self.propose(state)
             if result.status is not SetStateStatus.ACCEPT and not _already_made(result, state):
                 return False
             message = f"Reported flow run '{self._flow_run.id}' as {state.name.lower()}"
-            self.run_log.info(f"{message}: {state.message}" if state.message else message)
+            write(f"{message}: {state.message}" if state.message else message)
         return True
 
     @property

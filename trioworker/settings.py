@@ -142,6 +142,13 @@ def _level(value: object) -> str:
     return level
 
 
+def _log_format(value: object) -> str:
+    name = str(value).lower()
+    if name not in {"text", "json"}:
+        raise _UnacceptableError("text or json")
+    return name
+
+
 def _status_codes(value: object) -> frozenset[int]:
     if value == "":
         return frozenset()
@@ -225,6 +232,9 @@ class Settings:
     Attributes:
         worker_cancellation_poll_seconds: None unless the user has set it.
         logging_level: ``DEBUG`` whenever Prefect's debug or test mode is on.
+        logging_config_path: ``logging.yml`` in `home` unless the user has set it; None in settings that were
+            not loaded. The file need not exist.
+        log_format: What the command writes for people, or JSON: ``text`` or ``json``.
         ui_url: Worked out from the API's URL, as Prefect does it, unless the user has set it.
         give_up_after: Time without an answer from the API after which the worker ends; None is never.
         python: Interpreter that runs flows; None leaves the choice to the infrastructure.
@@ -259,6 +269,9 @@ class Settings:
     )
     client_csrf_support_enabled: bool = _setting("PREFECT_CLIENT_CSRF_SUPPORT_ENABLED", _flag, default=True)
 
+    client_metrics_enabled: bool = _setting("PREFECT_CLIENT_METRICS_ENABLED", _flag, default=False)
+    client_metrics_port: int = _setting("PREFECT_CLIENT_METRICS_PORT", _port, 4201)
+
     worker_heartbeat_seconds: float = _setting("PREFECT_WORKER_HEARTBEAT_SECONDS", _seconds, 30.0)
     worker_query_seconds: float = _setting("PREFECT_WORKER_QUERY_SECONDS", _seconds, 10.0)
     worker_prefetch_seconds: float = _setting("PREFECT_WORKER_PREFETCH_SECONDS", _seconds_or_zero, 10.0)
@@ -270,6 +283,10 @@ class Settings:
     worker_webserver_port: int = _setting("PREFECT_WORKER_WEBSERVER_PORT", _port, 8080)
 
     logging_level: str = _setting("PREFECT_LOGGING_LEVEL", _level, "INFO")
+    logging_colors: bool = _setting("PREFECT_LOGGING_COLORS", _flag, default=True)
+    logging_config_path: Path | None = attrs.field(
+        default=None, metadata=_declare("PREFECT_LOGGING_CONFIG_PATH", _path_or_none)
+    )
     logging_to_api_enabled: bool = _setting("PREFECT_LOGGING_TO_API_ENABLED", _flag, default=True)
 
     server_api_host: str = _setting("PREFECT_SERVER_API_HOST", _host, "127.0.0.1")
@@ -277,6 +294,7 @@ class Settings:
 
     give_up_after: float | None = _setting("TRIOWORKER_GIVE_UP_AFTER", _seconds, None)
     python: str | None = _setting("TRIOWORKER_PYTHON", _text, None)
+    log_format: str = _setting("TRIOWORKER_LOG_FORMAT", _log_format, "text")
 
     environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     _values: Mapping[str, _Value] = attrs.field(default=_NOTHING_FOUND, repr=False, eq=False, alias="values")
@@ -328,6 +346,24 @@ class Settings:
             for name, value in self._values.items()
             if value.given and name.startswith("PREFECT_")
         }
+
+    def variables(self) -> dict[str, str]:
+        """Every Prefect setting whose value is known here, defaults and former names included, as variables.
+
+        Prefect puts these into the placeholders of ``logging.yml``.
+        """
+        known = {name: _as_variable(value.raw) for name, value in self._values.items()}
+        for field, declaration in _DECLARATIONS.items():
+            value = getattr(self, field)
+            if isinstance(value, str | int | float | Path):
+                known[declaration.name] = str(value)
+        former = {name: known[current] for name, current in _FORMER_NAMES.items() if current in known}
+        return {name: text for name, text in {**former, **known}.items() if name.startswith("PREFECT_")}
+
+    @property
+    def connected_to_cloud(self) -> bool:
+        """Whether the API is that of Prefect Cloud."""
+        return self.api_url is not None and self.api_url.startswith(self.cloud_api_url)
 
     def with_api_url(self, url: str) -> Self:
         """These settings with the API at `url`, that of the server ``--local-server`` has started."""
@@ -589,6 +625,9 @@ def _work_out(values: dict[str, _Value], environment: Mapping[str, str]) -> None
     """Add to `values` what Prefect makes of one setting when it looks at another."""
     home = values.get("PREFECT_HOME") or _Value("~/.prefect", "default", given=False)
     values["PREFECT_HOME"] = attrs.evolve(home, raw=_expanded(home.raw, environment))
+    if not values.get("PREFECT_LOGGING_CONFIG_PATH", _Value("", "")).raw:
+        usual = str(_held("home", values) / "logging.yml")
+        values["PREFECT_LOGGING_CONFIG_PATH"] = _Value(usual, "default", given=False)
     if environment.get("SSL_CERT_FILE") and "PREFECT_API_SSL_CERT_FILE" not in values:
         certificates = _Value(environment["SSL_CERT_FILE"], "environment variable SSL_CERT_FILE", given=False)
         values["PREFECT_API_SSL_CERT_FILE"] = certificates

@@ -12,13 +12,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import attrs
+import trio
 
 from trioworker.api.client import PrefectAPI, open_client
 from trioworker.api.condition import Condition
 from trioworker.config import WorkerConfig
 from trioworker.errors import WorkerRefusedError
 from trioworker.infrastructure.protocol import Infrastructure
-from trioworker.infrastructure.registry import available_types, find_infrastructure
+from trioworker.infrastructure.registry import BrokenKindError, available_types, make_infrastructure
+from trioworker.unavailable_type import UnavailableTypeError
+from trioworker.work_pool import Discovery, ProvideType, ReadPackages
 
 
 def _real_api(config: WorkerConfig, condition: Condition) -> AbstractAsyncContextManager[PrefectAPI]:
@@ -26,19 +29,18 @@ def _real_api(config: WorkerConfig, condition: Condition) -> AbstractAsyncContex
 
 
 def _installed_infrastructure(worker_type: str, config: WorkerConfig) -> Infrastructure[Any]:
-    factory = find_infrastructure(worker_type)
-    if factory is None:
-        message = (
-            "Unable to start worker. Please ensure you have the necessary dependencies installed to run your"
-            f" desired worker type. Available here: {', '.join(available_types())}."
-        )
-        if config.worker_type is None:
-            message += (
-                " Prefect's own worker may serve the pool meanwhile:"
-                f" prefect worker start --pool '{config.pool}' --type {worker_type}"
-            )
-        raise WorkerRefusedError(message)
-    return factory(config.settings, config.kill_grace)
+    try:
+        infrastructure = make_infrastructure(worker_type, config.settings, config.kill_grace)
+    except BrokenKindError as error:
+        raise WorkerRefusedError(str(error)) from error
+    if infrastructure is None:
+        raise UnavailableTypeError(config.pool, worker_type, available_types())
+    return infrastructure
+
+
+async def _nothing_provided(discovery: Discovery, _: ReadPackages) -> Discovery:
+    await trio.lowlevel.checkpoint()
+    return discovery
 
 
 def _utc_now() -> datetime:
@@ -51,12 +53,15 @@ class Surroundings:
 
     Attributes:
         open_api: opens the API that a configuration names.
+        provide_type: sees to it that the worker's type is there; awaited before `infrastructure` is called. The
+            command line installs packages in it, the library nothing.
         infrastructure: makes the infrastructure of a type; raises `WorkerRefusedError` if there is none.
         now: the time of day, with its time zone.
         chance: random numbers from 0 to 1, for jitter.
     """
 
     open_api: Callable[[WorkerConfig, Condition], AbstractAsyncContextManager[PrefectAPI]] = _real_api
+    provide_type: ProvideType = _nothing_provided
     infrastructure: Callable[[str, WorkerConfig], Infrastructure[Any]] = _installed_infrastructure
     now: Callable[[], datetime] = _utc_now
     chance: Callable[[], float] = random.random

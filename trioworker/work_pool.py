@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import attrs
 
@@ -28,6 +29,13 @@ class Discovery:
 
     worker_type: str
     notices: Sequence[Notice] = ()
+
+
+# Reads which package brings which worker type.
+ReadPackages = Callable[[], Awaitable[Mapping[str, str]]]
+
+# Sees to it that the worker's type is there, as far as it can; the notices of what it returns are yet to be given.
+ProvideType = Callable[[Discovery, ReadPackages], Awaitable[Discovery]]
 
 
 async def discover(
@@ -91,8 +99,9 @@ async def discover(
 def _refuse_agent(worker_type: str) -> None:
     if worker_type == "prefect-agent":
         raise WorkerRefusedError(
-            "'prefect-agent' typed work pools work with Prefect Agents instead of Workers, which Prefect 3 no"
-            " longer has. Create a work pool of type 'process' and move the deployments to it."
+            "'prefect-agent' typed work pools work with Prefect Agents instead of Workers. Please use the"
+            " 'prefect agent start' to start a Prefect Agent. That is a command which Prefect 3 no longer has:"
+            " create a work pool of type 'process' and move the deployments to it."
         )
 
 
@@ -134,6 +143,10 @@ class WorkPoolKeeper:
     def pool(self) -> WorkPool | None:
         """The work pool as it was last seen; None if it never was, or is gone."""
         return self._pool
+
+    def pool_id(self) -> UUID | None:
+        """The id of the pool as it is now; None while there is none."""
+        return None if self._pool is None else self._pool.id
 
     async def sync(self) -> WorkPool | None:
         """Read the pool, creating it and filling its template where that is wanted.

@@ -2,7 +2,7 @@
 
 ```
 outbox          the emitter; flushed last
-└─ upkeep       health server, heartbeat, cancellation poll
+└─ upkeep       health server, heartbeat, cancellation poll, listener
    └─ runs      one child for each flow run in hand
       └─ intake the poller; started last, cancelled first
 ```
@@ -32,8 +32,11 @@ from trioworker.heartbeat import MissingPoolAlarm, keep_heartbeat
 from trioworker.infrastructure.interpreter import installed_prefect_version
 from trioworker.infrastructure.protocol import Infrastructure
 from trioworker.intake import Intake
+from trioworker.listener import keep_listening
 from trioworker.notices import Notice, Notify, count_runs, log_notice
 from trioworker.outbox import Outbox, open_outbox
+from trioworker.preparation import Preparation
+from trioworker.registration import Registration
 from trioworker.service import Rhythm, WakeUp, patiently
 from trioworker.shutdown import Shutdown
 from trioworker.start_up import discover_patiently, explain_refusal
@@ -163,7 +166,7 @@ class Worker:
                             keep_heartbeat,
                             runner.keeper,
                             outbox,
-                            self.name,
+                            runner.registration,
                             self._rhythm(self._config.settings.worker_heartbeat_seconds),
                             wake_up=heartbeat_due,
                             wait_for_pool=not self._config.run_once,
@@ -175,12 +178,23 @@ class Worker:
                         self._rhythm(self._config.cancellation_poll_seconds),
                         cancellations_due,
                     )
+                    await upkeep.start(
+                        partial(
+                            keep_listening,
+                            api,
+                            runner.keeper.pool_id,
+                            cancellations_due,
+                            lambda _: cancellations_due(),
+                            self._rhythm(_PATIENCE_SECONDS),
+                            poll_interval=self._config.cancellation_poll_seconds,
+                        )
+                    )
                 if runner is None or self._shutdown.requested:
                     if self._gave_up is None:
                         task_status.started()
                 else:
                     intake = self._intake(runner, health, heartbeat_due)
-                    with _announced(self._identity(runner), runner):
+                    with _announced(runner):
                         await self._serve(intake, poll_due, task_status)
                 upkeep.cancel_scope.cancel()
         if self._gave_up is not None:
@@ -226,7 +240,9 @@ class Worker:
         """Find out what the work pool wants, and get together what its runs will need."""
         config = self._config
         patience = self._rhythm(_PATIENCE_SECONDS)
-        discovery = await discover_patiently(api, config, patience)
+        discovery = await self._surroundings.provide_type(
+            await discover_patiently(api, config, patience), api.read_worker_packages
+        )
         for notice in discovery.notices:
             self._notify(notice)
         infrastructure = self._surroundings.infrastructure(discovery.worker_type, config)
@@ -240,18 +256,35 @@ class Worker:
             create=config.create_pool_if_not_found,
             notify=self._notify,
         )
+        registration = self._registration(infrastructure)
         return FlowRunner(
             api=api,
             active=self._active,
             infrastructure=infrastructure,
+            preparation=Preparation(
+                infrastructure=infrastructure,
+                registration=registration,
+                worker_environment=config.settings.environment,
+            ),
             keeper=keeper,
-            worker_name=config.name,
-            worker_environment=config.settings.environment,
+            registration=registration,
             outbox=outbox,
             logs_to_api=config.settings.logging_to_api_enabled,
             shutdown=self._shutdown,
             patience=patience,
             now=self._surroundings.now,
+        )
+
+    def _registration(self, infrastructure: Infrastructure[Any]) -> Registration:
+        identity = WorkerIdentity(
+            name=self.name, type=infrastructure.type, prefect_version=installed_prefect_version()
+        )
+        config = self._config
+        return Registration(
+            worker=identity,
+            pool_name=config.pool,
+            on_cloud=config.settings.connected_to_cloud,
+            ui_url=config.settings.ui_url,
         )
 
     def _cancellation_watch(self, runner: FlowRunner) -> CancellationWatch:
@@ -289,13 +322,6 @@ class Worker:
         )
         self.shutdown()
 
-    def _identity(self, runner: FlowRunner) -> WorkerIdentity:
-        return WorkerIdentity(
-            name=self.name,
-            type=runner.infrastructure.type,
-            prefect_version=installed_prefect_version(),
-        )
-
     def _rhythm(self, interval: float) -> Rhythm:
         return Rhythm(interval=interval, chance=self._surroundings.chance)
 
@@ -325,12 +351,12 @@ async def _wake_when_back(condition: Condition, sleepers: Iterable[WakeUp]) -> N
 
 
 @contextmanager
-def _announced(worker: WorkerIdentity, runner: FlowRunner) -> Iterator[None]:
+def _announced(runner: FlowRunner) -> Iterator[None]:
     """Tell Prefect's event feed that the worker has started, and at the end that it has stopped."""
-    started = events.worker_started(worker, runner.keeper.pool, runner.now())
+    started = events.worker_started(runner.worker, runner.keeper.pool, runner.now())
     runner.outbox.event(started)
     try:
         yield
     finally:
-        stopped = events.worker_stopped(worker, runner.keeper.pool, runner.now(), follows=started.id)
+        stopped = events.worker_stopped(runner.worker, runner.keeper.pool, runner.now(), follows=started)
         runner.outbox.event(stopped)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
@@ -14,7 +14,14 @@ import attrs
 
 from trioworker.api.condition import Condition
 from trioworker.api.converter import structure, unstructure
+from trioworker.api.errors import (
+    APINotFoundError,
+    MalformedAnswerError,
+    ObjectNotFoundError,
+    RequestRefusedError,
+)
 from trioworker.api.models import (
+    BlockDocument,
     Deployment,
     Event,
     Flow,
@@ -23,9 +30,13 @@ from trioworker.api.models import (
     OrchestrationResult,
     ProposedState,
     State,
+    StateChange,
+    StateType,
+    WorkerMetadata,
     WorkPool,
     WorkQueue,
 )
+from trioworker.api.state_changes import open_state_changes
 from trioworker.api.transport import Transport, TransportConfig, open_transport
 
 T = TypeVar("T")
@@ -46,6 +57,16 @@ VITAL_REQUESTS = frozenset(
 
 # The server refuses to list more than this at once.
 LARGEST_PAGE = 200
+
+# How the server answers a request with a field that it does not know or like.
+_UNPROCESSABLE = 422
+
+# Where a server of one's own, and where Prefect Cloud shows its registry of packages.
+_PACKAGES = "collections/views/aggregate-worker-metadata"
+_PACKAGES_ON_CLOUD = "collections/work_pool_types"
+
+# A type that the registry still lists: what went before workers, and is none.
+_PREDECESSOR = "prefect-agent"
 
 
 class PrefectAPI(Protocol):
@@ -78,10 +99,19 @@ class PrefectAPI(Protocol):
         """Read the named queues of a work pool, all of them if none is named."""
         ...
 
-    async def send_worker_heartbeat(self, pool_name: str, worker_name: str, interval_seconds: float) -> None:
+    async def send_worker_heartbeat(
+        self,
+        pool_name: str,
+        worker_name: str,
+        interval_seconds: float,
+        *,
+        metadata: WorkerMetadata | None = None,
+        wants_id: bool = False,
+    ) -> UUID | None:
         """Say that the worker lives and when to expect the next sign.
 
-        `ObjectNotFoundError` means that the work pool is gone.
+        With `wants_id` the answer is the id that Prefect Cloud knows the worker by; a self-hosted server has
+        none to tell. `ObjectNotFoundError` means that the work pool is gone.
         """
         ...
 
@@ -104,6 +134,10 @@ class PrefectAPI(Protocol):
         """Read a flow run; `ObjectNotFoundError` if it was deleted."""
         ...
 
+    async def read_flow_run_document(self, flow_run_id: UUID) -> dict[str, Any]:
+        """Read a flow run with all that the API shows of it; `ObjectNotFoundError` if it was deleted."""
+        ...
+
     async def read_flow_run_states(self, flow_run_id: UUID) -> list[State]:
         """Read all states that a run has been in, oldest first; none if it was deleted."""
         ...
@@ -118,12 +152,43 @@ class PrefectAPI(Protocol):
         """Record where the run runs; without it the server does not pass on a cancellation."""
         ...
 
+    async def update_flow_run_labels(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
+        """Add labels to a run, in place of those of the same keys; `ObjectNotFoundError` if it was deleted."""
+        ...
+
     async def read_deployment(self, deployment_id: UUID) -> Deployment:
         """Read a deployment; `ObjectNotFoundError` if it was deleted."""
         ...
 
     async def read_flow(self, flow_id: UUID) -> Flow:
         """Read a flow."""
+        ...
+
+    async def read_block_document(self, type_slug: str, name: str) -> BlockDocument:
+        """Read a block, secrets included; `ObjectNotFoundError` if that type has none of that name."""
+        ...
+
+    async def read_block_document_by_id(self, block_document_id: str) -> BlockDocument:
+        """Read a block, secrets included; `ObjectNotFoundError` if there is none or the id is no UUID."""
+        ...
+
+    async def read_variable(self, name: str) -> Any:
+        """Read the value of a variable; `ObjectNotFoundError` if there is none of that name."""
+        ...
+
+    async def read_worker_packages(self) -> dict[str, str]:
+        """Read which package provides each type of worker that Prefect's registry knows."""
+        ...
+
+    def open_state_changes(
+        self, pool_id: UUID, state_types: Collection[StateType]
+    ) -> AbstractAsyncContextManager[AsyncIterator[StateChange]]:
+        """Be told at once of each run of a work pool that comes to be in a state of one of these types.
+
+        Entering connects; iterating never ends by itself. A connection that is lost or cannot be had raises
+        `APIUnavailableError`, or `RequestRefusedError` if the server says why. What happens while there is no
+        connection is not told: poll after each connecting. The condition of the API takes no note of it.
+        """
         ...
 
     async def send_events(self, events: Sequence[Event]) -> None:
@@ -138,6 +203,11 @@ class PrefectAPI(Protocol):
 @attrs.frozen
 class _ScheduledFlowRun:
     flow_run: FlowRun
+
+
+@attrs.frozen
+class _Variable:
+    value: Any
 
 
 class PrefectClient:
@@ -174,12 +244,35 @@ class PrefectClient:
         path = f"work_pools/{_segment(pool_name)}/queues/filter"
         return await self._read(list[WorkQueue], "POST", path, body, vital=True)
 
-    async def send_worker_heartbeat(self, pool_name: str, worker_name: str, interval_seconds: float) -> None:
+    async def send_worker_heartbeat(
+        self,
+        pool_name: str,
+        worker_name: str,
+        interval_seconds: float,
+        *,
+        metadata: WorkerMetadata | None = None,
+        wants_id: bool = False,
+    ) -> UUID | None:
         """See `PrefectAPI.send_worker_heartbeat`."""
         # The server takes whole seconds, at least one.
-        body = {"name": worker_name, "heartbeat_interval_seconds": max(1, round(interval_seconds))}
+        body: dict[str, Any] = {
+            "name": worker_name,
+            "heartbeat_interval_seconds": max(1, round(interval_seconds)),
+        }
+        if metadata is not None:
+            body["metadata"] = unstructure(metadata)
         path = f"work_pools/{_segment(pool_name)}/workers/heartbeat"
+        if wants_id:
+            try:
+                return await self._read_worker_id(path, body | {"return_id": True})
+            except MalformedAnswerError:
+                # The id is no reason to go without a heartbeat.
+                pass
+            except RequestRefusedError as error:
+                if error.status_code != _UNPROCESSABLE:
+                    raise
         await self._send("POST", path, body, vital=True)
+        return None
 
     async def get_scheduled_flow_runs(
         self,
@@ -219,6 +312,10 @@ class PrefectClient:
         """See `PrefectAPI.read_flow_run`."""
         return await self._read(FlowRun, "GET", f"flow_runs/{flow_run_id}")
 
+    async def read_flow_run_document(self, flow_run_id: UUID) -> dict[str, Any]:
+        """See `PrefectAPI.read_flow_run_document`."""
+        return await self._read(dict[str, Any], "GET", f"flow_runs/{flow_run_id}")
+
     async def read_flow_run_states(self, flow_run_id: UUID) -> list[State]:
         """See `PrefectAPI.read_flow_run_states`."""
         return await self._read(list[State], "GET", f"flow_run_states/?flow_run_id={flow_run_id}")
@@ -248,6 +345,10 @@ class PrefectClient:
         body = {"infrastructure_pid": infrastructure_pid}
         await self._send("PATCH", f"flow_runs/{flow_run_id}", body)
 
+    async def update_flow_run_labels(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
+        """See `PrefectAPI.update_flow_run_labels`."""
+        await self._send("PATCH", f"flow_runs/{flow_run_id}/labels", dict(labels))
+
     async def read_deployment(self, deployment_id: UUID) -> Deployment:
         """See `PrefectAPI.read_deployment`."""
         return await self._read(Deployment, "GET", f"deployments/{deployment_id}")
@@ -255,6 +356,40 @@ class PrefectClient:
     async def read_flow(self, flow_id: UUID) -> Flow:
         """See `PrefectAPI.read_flow`."""
         return await self._read(Flow, "GET", f"flows/{flow_id}")
+
+    async def read_block_document(self, type_slug: str, name: str) -> BlockDocument:
+        """See `PrefectAPI.read_block_document`."""
+        path = path_by_name("block_types/slug", type_slug, "block_documents/name", name)
+        return await self._read(BlockDocument, "GET", f"{path}?include_secrets=true")
+
+    async def read_block_document_by_id(self, block_document_id: str) -> BlockDocument:
+        """See `PrefectAPI.read_block_document_by_id`."""
+        return await self._read(
+            BlockDocument, "GET", f"{path_by_id('block_documents', block_document_id)}?include_secrets=true"
+        )
+
+    async def read_variable(self, name: str) -> Any:
+        """See `PrefectAPI.read_variable`."""
+        return (await self._read(_Variable, "GET", path_by_name("variables/name", name))).value
+
+    async def read_worker_packages(self) -> dict[str, str]:
+        """See `PrefectAPI.read_worker_packages`."""
+        try:
+            packages = await self._read(dict[str, dict[str, Any]], "GET", _PACKAGES)
+        except (APINotFoundError, ObjectNotFoundError):
+            packages = await self._read(dict[str, dict[str, Any]], "GET", _PACKAGES_ON_CLOUD)
+        return {
+            worker_type: package
+            for package, worker_types in packages.items()
+            for worker_type in worker_types
+            if worker_type != _PREDECESSOR
+        }
+
+    def open_state_changes(
+        self, pool_id: UUID, state_types: Collection[StateType]
+    ) -> AbstractAsyncContextManager[AsyncIterator[StateChange]]:
+        """See `PrefectAPI.open_state_changes`."""
+        return open_state_changes(self._transport, pool_id, state_types)
 
     async def send_events(self, events: Sequence[Event]) -> None:
         """See `PrefectAPI.send_events`."""
@@ -264,6 +399,15 @@ class PrefectClient:
     async def send_logs(self, lines: Sequence[LogLine]) -> None:
         """See `PrefectAPI.send_logs`."""
         await self._send("POST", "logs/", [unstructure(line) for line in lines])
+
+    async def _read_worker_id(self, path: str, body: Mapping[str, Any]) -> UUID | None:
+        request = f"POST /{path}"
+
+        def worker_id(answer: Any) -> UUID | None:
+            # Prefect Cloud answers with the bare id, which is no JSON.
+            return None if answer is None else structure(answer.strip('"'), UUID, request=request)
+
+        return await self._transport.request("POST", path, body, worker_id, vital=True, as_text=True)
 
     async def _read(
         self, cls: type[T], method: str, path: str, body: Any = None, *, vital: bool = False
@@ -279,6 +423,29 @@ class PrefectClient:
 
 def _segment(name: str) -> str:
     return quote(name, safe="")
+
+
+def path_by_name(*parts: str) -> str:
+    """A path of collections and names in turn, for the request and for the errors about it.
+
+    Raises:
+        ObjectNotFoundError: one of the names can be no part of a path, which the server would call an unknown
+            path. Names come from job templates, so that is not to be taken for a wrong URL of the API.
+    """
+    path = "/".join(part if index % 2 == 0 else _segment(part) for index, part in enumerate(parts))
+    for name in parts[1::2]:
+        if "/" in name or name in {"", ".", ".."}:
+            raise ObjectNotFoundError(f"GET /{path}", 404, f"nothing can have the name {name!r}")
+    return path
+
+
+def path_by_id(collection: str, object_id: str) -> str:
+    """A path to an object whose id was written by a person; `ObjectNotFoundError` if it cannot be one."""
+    try:
+        return f"{collection}/{UUID(object_id)}"
+    except ValueError as error:
+        request = f"GET /{collection}/{_segment(object_id)}"
+        raise ObjectNotFoundError(request, 404, f"{object_id!r} is not a UUID") from error
 
 
 @asynccontextmanager

@@ -53,6 +53,7 @@ class State:
     name: str | None = None
     message: str | None = None
     data: Any = None
+    timestamp: datetime | None = None
     state_details: StateDetails = attrs.field(factory=StateDetails)
 
     @property
@@ -128,14 +129,32 @@ class FlowRun:
 
 
 @attrs.frozen(kw_only=True)
+class VersionInfo:
+    """Which version of its code a deployment has, and by what kind of system it is counted."""
+
+    type: str
+    version: str
+
+
+@attrs.frozen(kw_only=True)
 class Deployment:
-    """A flow made runnable: where its code is and how it is started."""
+    """A flow made runnable: where its code is and how it is started.
+
+    Prefect Cloud alone has versions and branches of deployments: `base` is the deployment that this one was
+    branched from, `root` the one at the beginning of the line.
+    """
 
     id: UUID
     name: str
     flow_id: UUID
+    updated: datetime | None = None
     job_variables: dict[str, Any] = attrs.field(factory=dict)
     tags: list[str] = attrs.field(factory=list)
+    version_id: UUID | None = None
+    version_info: VersionInfo | None = None
+    branch: str | None = None
+    base: UUID | None = None
+    root: UUID | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -145,6 +164,9 @@ class Flow:
     id: UUID
     name: str
     tags: list[str] = attrs.field(factory=list)
+    labels: dict[str, Any] = attrs.field(factory=dict)
+    created: datetime | None = None
+    updated: datetime | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -169,6 +191,37 @@ class WorkQueue:
 
     name: str
     is_paused: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class BlockDocument:
+    """A block: values under a name, for the type of block that makes sense of them."""
+
+    data: dict[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Integration:
+    """A package that extends Prefect, as installed beside the worker."""
+
+    name: str
+    version: str
+
+
+@attrs.frozen(kw_only=True)
+class WorkerMetadata:
+    """What a worker tells about itself; Prefect Cloud shows it."""
+
+    integrations: list[Integration] = attrs.field(factory=list)
+
+
+@attrs.frozen(kw_only=True)
+class StateChange:
+    """A flow run came to be in a state of this type."""
+
+    flow_run_id: UUID
+    state_type: StateType
+    occurred: datetime
 
 
 @attrs.frozen(kw_only=True)

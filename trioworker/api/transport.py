@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import attrs
@@ -29,11 +30,17 @@ from trioworker.api.errors import (
     is_outage,
 )
 
+if TYPE_CHECKING:
+    from httpcore import AsyncNetworkStream
+
 T = TypeVar("T")
+
+# The version of Prefect that the worker stands in for.
+PREFECT_VERSION = "3.8.8"
 
 # The server reads the version of the client's protocol from this header and behaves accordingly (leases of
 # concurrency slots, for one), and takes only this exact form.
-USER_AGENT = "prefect/3.8.8 (API 0.8.4)"
+USER_AGENT = f"prefect/{PREFECT_VERSION} (API 0.8.4)"
 
 _RETRYABLE = frozenset({408, 429})
 _LONGEST_BACK_OFF = 30.0
@@ -41,8 +48,14 @@ _LONGEST_BACK_OFF = 30.0
 # One small server for many runs: more at once would only wait there. Some are kept free for vital requests.
 _CONNECTIONS = 16
 _CONNECTIONS_KEPT_FREE = 4
+# A websocket keeps its connection for days, so it has one beyond those of the requests.
+_WEBSOCKETS = 1
 
 _PROTECTED_HEADERS = frozenset({"user-agent", "prefect-csrf-token", "prefect-csrf-client"})
+
+
+def _without_slash(url: str) -> str:
+    return url.rstrip("/")
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +63,7 @@ class TransportConfig:
     """How the API is reached.
 
     Attributes:
-        url: the API's root, without trailing slash.
+        url: the API's root; a slash at its end is dropped.
         key: an API key, sent as bearer token.
         auth_string: `user:password`, sent as basic authentication; `key` wins over it.
         headers: sent with every request.
@@ -62,7 +75,7 @@ class TransportConfig:
         csrf: whether to fetch a CSRF token when the server asks for one.
     """
 
-    url: str = attrs.field(repr=False)
+    url: str = attrs.field(repr=False, converter=_without_slash)
     key: str | None = attrs.field(default=None, repr=False)
     auth_string: str | None = attrs.field(default=None, repr=False)
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
@@ -125,6 +138,11 @@ class Transport:
         self._csrf_headers: dict[str, str] = {}
         self._crowd = trio.CapacityLimiter(_CONNECTIONS - _CONNECTIONS_KEPT_FREE)
 
+    @property
+    def config(self) -> TransportConfig:
+        """How the API is reached."""
+        return self._config
+
     async def request(
         self,
         method: str,
@@ -133,6 +151,7 @@ class Transport:
         read: Callable[[Any], T] = _as_it_is,
         *,
         vital: bool = True,
+        as_text: bool = False,
     ) -> T:
         """Send a request, repeat it as configured, and read the answer.
 
@@ -143,6 +162,7 @@ class Transport:
             read: makes of the decoded answer what the caller wants; may raise `MalformedAnswerError`.
             vital: whether it is one of those by which the worker lives. They alone tell of the condition of the
                 API, since they come regularly and concern no single object; and they never queue behind others.
+            as_text: whether the answer is to be read as it stands, and not as JSON.
 
         Raises:
             APIUnavailableError: no good answer after the last attempt.
@@ -153,7 +173,7 @@ class Transport:
         while True:
             attempt += 1
             try:
-                return await self._attempt(method, path, json, read, vital=vital)
+                return await self._attempt(method, path, json, read, vital=vital, as_text=as_text)
             except APIUnavailableError as error:
                 if attempt > self._config.max_retries:
                     raise
@@ -167,13 +187,13 @@ class Transport:
             await self._condition.sleep(delay, at_least=at_least)
 
     async def _attempt(
-        self, method: str, path: str, json: Any, read: Callable[[Any], T], *, vital: bool
+        self, method: str, path: str, json: Any, read: Callable[[Any], T], *, vital: bool, as_text: bool
     ) -> T:
         if not vital:
             async with self._crowd:
-                return read(await self._exchange(method, path, json))
+                return read(await self._exchange(method, path, json, as_text=as_text))
         try:
-            answer = read(await self._exchange(method, path, json))
+            answer = read(await self._exchange(method, path, json, as_text=as_text))
         except APIUnavailableError as error:
             self._condition.failed(str(error), retry_after=error.retry_after)
             raise
@@ -186,7 +206,7 @@ class Transport:
         self._condition.answered()
         return answer
 
-    async def _exchange(self, method: str, path: str, json: Any) -> Any:
+    async def _exchange(self, method: str, path: str, json: Any, *, as_text: bool) -> Any:
         response = await self._send(method, path, json)
         if self._asks_for_csrf_token(response):
             await self._renew_csrf_token()
@@ -194,14 +214,53 @@ class Transport:
         self._raise_for_status(f"{method} /{path}", response)
         if response.status_code == 204 or not response.content:
             return None
+        if as_text:
+            return response.text
         try:
             return response.json()
         except ValueError as error:
             raise MalformedAnswerError(f"{method} /{path}", [_describe_body(response)]) from error
 
+    @asynccontextmanager
+    async def open_websocket(self, path: str, *, subprotocol: str) -> AsyncIterator[AsyncNetworkStream]:
+        """Have a connection to the API turned into a websocket; what goes over it is the caller's business.
+
+        There are no repetitions, and the condition of the API is told nothing. One websocket may be open besides
+        the requests; a second one takes a connection away from them.
+
+        Args:
+            path: below the API's root, without leading slash.
+            subprotocol: what is to be spoken.
+
+        Raises:
+            APIUnavailableError: no answer, or one that opens no websocket.
+            RequestRefusedError: the API said no.
+        """
+        request = f"GET /{path}"
+        async with AsyncExitStack() as stack:
+            with self._failures_explained(request):
+                response = await stack.enter_async_context(
+                    self._client.stream("GET", path, headers=_upgrade_headers(subprotocol))
+                )
+                if response.status_code != 101:
+                    await response.aread()
+            if response.is_error:
+                self._raise_for_status(request, response)
+            stream = response.extensions.get("network_stream")
+            if response.status_code != 101 or stream is None:
+                raise APIUnavailableError(
+                    f"{request} was answered with {response.status_code} instead of a websocket"
+                )
+            yield stream
+
     async def _send(self, method: str, path: str, json: Any) -> httpx.Response:
-        try:
+        with self._failures_explained(f"{method} /{path}"):
             return await self._client.request(method, path, json=json, headers=self._csrf_headers)
+
+    @contextmanager
+    def _failures_explained(self, request: str) -> Iterator[None]:
+        try:
+            yield
         except httpx.TimeoutException as error:
             raise APIUnavailableError(
                 f"no answer within {self._config.timeout:g} s from {self._config.shown_url}"
@@ -217,7 +276,7 @@ class Transport:
             raise APIError(f"PREFECT_API_URL {self._config.shown_url} cannot be used: {error}") from error
         except httpx.HTTPError as error:
             # What is left are answers that cannot be read: redirects in a circle, broken compression.
-            raise MalformedAnswerError(f"{method} /{path}", [str(error)]) from error
+            raise MalformedAnswerError(request, [str(error)]) from error
 
     def _raise_for_status(self, request: str, response: httpx.Response) -> None:
         status = response.status_code
@@ -262,7 +321,20 @@ _REFUSALS: Mapping[int, type[RequestRefusedError]] = {
 
 def _reason(error: httpx.TransportError) -> str:
     what = "no connection" if isinstance(error, httpx.ConnectError) else "connection lost"
-    return f"{what}: {str(error) or type(error).__name__}"
+    text = _text(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        text += "; PREFECT_API_SSL_CERT_FILE is for the authorities to trust"
+    return f"{what}: {text}"
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, or else what is behind it: of a failed TLS handshake only the innermost one speaks."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if str(behind):
+            return str(behind)
+        behind = behind.__cause__ or behind.__context__
+    return ""
 
 
 def _detail(response: httpx.Response) -> str:
@@ -299,12 +371,23 @@ def _headers(config: TransportConfig) -> dict[str, str]:
     return headers
 
 
+def _upgrade_headers(subprotocol: str) -> dict[str, str]:
+    return {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": base64.b64encode(secrets.token_bytes(16)).decode(),
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Protocol": subprotocol,
+    }
+
+
 def _verification(config: TransportConfig) -> Any:
     # Making an SSL context takes some 40 ms, which a worker that speaks plain HTTP should not spend.
     if not config.url.startswith("https:"):
         return False
     if isinstance(config.verify, bool):
-        return config.verify
+        # Given a mere flag, httpx would make a context for each proxy besides.
+        return httpx.create_ssl_context(verify=config.verify)
     import ssl  # noqa: PLC0415 - only where TLS is spoken
 
     try:
@@ -340,7 +423,9 @@ def _make_client(config: TransportConfig) -> httpx.AsyncClient:
             # Waiting for a free connection is not a failure of the API, so it has no timeout.
             timeout=httpx.Timeout(config.timeout, pool=None),
             limits=httpx.Limits(
-                max_connections=_CONNECTIONS, max_keepalive_connections=8, keepalive_expiry=25
+                max_connections=_CONNECTIONS + _WEBSOCKETS,
+                max_keepalive_connections=8,
+                keepalive_expiry=25,
             ),
             follow_redirects=False,
         )

@@ -6,9 +6,29 @@ import importlib.metadata
 import importlib.util
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
+
+import trio
 
 from trioworker.errors import ConfigurationError
+from trioworker.infrastructure.process_start import machine_errors_explained
+from trioworker.infrastructure.protocol import InfrastructureError
+
+__all__ = ["find_interpreter", "has_workspace_supervisor", "installed_prefect_version"]
+
+# Run by another interpreter, to learn what Prefect it has without importing it.
+_LOOK: Final = """
+import importlib.util, os.path
+spec = importlib.util.find_spec("prefect")
+places = spec.submodule_search_locations or [] if spec else []
+files = [os.path.join(place, "runner", "_workspace_supervisor.py") for place in places]
+print("none" if spec is None else "supervisor" if any(map(os.path.isfile, files)) else "engine")
+"""
+
+# Seconds within which an interpreter that works at all has answered, on a machine that has much else to do.
+_ANSWER_TIME: Final = 60.0
 
 
 def find_interpreter(configured: str | None) -> str:
@@ -43,3 +63,55 @@ def installed_prefect_version() -> str | None:
         return importlib.metadata.version("prefect")
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+async def has_workspace_supervisor(python: str, environment: Mapping[str, str], directory: Path) -> bool:
+    """Whether the Prefect of an interpreter prepares workspaces itself, as current versions do.
+
+    Args:
+        python: the interpreter, as `find_interpreter` names it.
+        environment: for another interpreter than this one.
+        directory: where another interpreter is started.
+
+    Raises:
+        InfrastructureFullError: there is no room to find out just now.
+        InfrastructureError: the interpreter does not work, or has no Prefect.
+    """
+    with machine_errors_explained(f"the interpreter {python!r} cannot be used"):
+        if python == sys.executable:
+            return await trio.to_thread.run_sync(_look_here)
+        answer = await _ask(python, environment, directory)
+    if answer == "none":
+        raise InfrastructureError(
+            f"the interpreter {python!r} has no Prefect: install it there, or set TRIOWORKER_PYTHON to another"
+        )
+    return answer == "supervisor"
+
+
+def _look_here() -> bool:
+    spec = importlib.util.find_spec("prefect")
+    places = spec.submodule_search_locations or [] if spec is not None else []
+    return any(Path(place, "runner", "_workspace_supervisor.py").is_file() for place in places)
+
+
+async def _ask(python: str, environment: Mapping[str, str], directory: Path) -> str:
+    with trio.move_on_after(_ANSWER_TIME):
+        answer = await trio.run_process(
+            [python, "-c", _LOOK],
+            env=dict(environment),
+            cwd=directory,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            # Ctrl-C is for the worker alone.
+            start_new_session=True,
+        )
+        # Before that, there may be the words of whatever else is run at the start of this interpreter.
+        _, _, said = answer.stdout.decode(errors="replace").rstrip().rpartition("\n")
+        if answer.returncode == 0 and said in {"none", "engine", "supervisor"}:
+            return said
+        trouble = answer.stderr.decode(errors="replace").strip()[-500:] or f"it said {said!r}"
+        raise InfrastructureError(
+            f"the interpreter {python!r} does not work (exit status {answer.returncode}): {trouble}"
+        )
+    raise InfrastructureError(f"the interpreter {python!r} did not answer within {_ANSWER_TIME:g} s")

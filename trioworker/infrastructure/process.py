@@ -2,65 +2,66 @@
 
 from __future__ import annotations
 
-import errno
-import shlex
-import shutil
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import attrs
 import trio
 
-from trioworker.infrastructure.exit_status import exit_message
-from trioworker.infrastructure.interpreter import find_interpreter
+from trioworker.infrastructure.control_channel import (
+    Conclusion,
+    ControlChannel,
+    Delivery,
+    EngineReceipt,
+    open_control_channel,
+)
+from trioworker.infrastructure.exit_status import exit_hint, exit_message
+from trioworker.infrastructure.hooks import open_hook_process
+from trioworker.infrastructure.interpreter import find_interpreter, has_workspace_supervisor
+from trioworker.infrastructure.process_environment import run_environment
+from trioworker.infrastructure.process_job import ProcessJob, read_configuration
+from trioworker.infrastructure.process_start import start_process
+from trioworker.infrastructure.process_template import DEFAULT_BASE_JOB_TEMPLATE
 from trioworker.infrastructure.protocol import (
     Assignment,
     Gone,
+    HookCall,
     InfrastructureError,
-    InfrastructureFullError,
+    Intent,
     Outcome,
     Running,
 )
+from trioworker.infrastructure.workspace import open_directories
+from trioworker.infrastructure.workspace_supervisor import supervise
 from trioworker.process_group import ProcessGroup
 from trioworker.settings import Settings
 
-# What a machine says that has too many processes, open files or too little memory.
-_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+__all__ = ["DEFAULT_BASE_JOB_TEMPLATE", "ProcessInfrastructure", "ProcessJob"]
 
-# On top of the grace: what the kernel may need to take down a group that was killed.
-_KILL_MARGIN = 10.0
-
-# How long the removal of a temporary directory is waited for.
-_CLEAR_UP = 0.5
-
-
-@attrs.frozen(kw_only=True)
-class ProcessJob:
-    """What is needed to start the process of a run.
-
-    Attributes:
-        command: the program and its arguments.
-        environment: the whole environment of the process.
-        working_directory: where it starts; None for a directory of its own, removed afterwards.
-        stream_output: whether it writes to the worker's standard output and error, or nowhere.
-    """
-
-    command: tuple[str, ...]
-    environment: Mapping[str, str] = attrs.field(repr=False)
-    working_directory: Path | None
-    stream_output: bool
+# On top of the grace: what the kernel may need to take down a group that was killed, and the engine to be told why.
+_KILL_MARGIN: Final = 12.0
 
 
 @attrs.define(eq=False)
 class _RunningProcess:
     group: ProcessGroup
+    channel: ControlChannel
     kill_requested: bool = False
     killed: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def identifier(self) -> str:
+        return str(self.group.pid)
+
+    async def ends_by_itself(self, intent: Intent, grace: float) -> bool:
+        """Tell the engine of an intent; whether it had come to its end before, and its process does so in time."""
+        if await self.channel.deliver(intent) is not Delivery.ALREADY_CONCLUDED:
+            return False
+        with trio.move_on_after(grace) as waiting:
+            await self.group.wait()
+        return not waiting.cancelled_caught
 
 
 class ProcessInfrastructure:
@@ -83,6 +84,9 @@ class ProcessInfrastructure:
         self._kill_grace = kill_grace
         self._python = find_interpreter(settings.python)
         self._running: dict[str, _RunningProcess] = {}
+        self._groups: set[ProcessGroup] = set()
+        self._supervisor_known: bool | None = None
+        self._supervisor_lock = trio.Lock()
 
     @property
     def default_base_job_template(self) -> Mapping[str, Any]:
@@ -91,56 +95,110 @@ class ProcessInfrastructure:
 
     def prepare(self, assignment: Assignment) -> ProcessJob:
         """See `Infrastructure.prepare`."""
-        configuration = assignment.configuration
-        command = _text(configuration, "command")
-        directory = _text(configuration, "working_dir")
+        configuration = read_configuration(assignment.configuration)
         return ProcessJob(
-            command=_split(command) if command else (self._python, "-m", "prefect.engine"),
-            environment=self._environment(assignment),
-            working_directory=_absolute(directory) if directory else None,
-            stream_output=_flag(configuration, "stream_output", default=True),
+            flow_run_id=assignment.flow_run_id,
+            command=configuration.command,
+            environment=run_environment(
+                assignment.flow_run_id,
+                worker=self._settings.environment,
+                settings=self._settings.environment_for_runs(),
+                attribution=assignment.environment,
+                job=configuration.env,
+                settings_win=configuration.command is not None,
+            ),
+            working_directory=configuration.working_directory,
+            stream_output=configuration.stream_output,
         )
 
-    def _environment(self, assignment: Assignment) -> dict[str, str]:
-        environment = {
-            **self._settings.environment,
-            **self._settings.environment_for_runs(),
-            **assignment.environment,
-        }
-        configured = assignment.configuration.get("env") or {}
-        if not isinstance(configured, Mapping):
-            raise InfrastructureError(f"job configuration: env must be a mapping, not {configured!r}")
-        # As in Prefect, a null sets nothing and takes nothing away.
-        set_values = {name: str(value) for name, value in configured.items() if value is not None}
-        return {**environment, **set_values}
+    @asynccontextmanager
+    async def open_workspace(self, job: ProcessJob) -> AsyncIterator[ProcessJob]:
+        """See `Infrastructure.open_workspace`."""
+        async with open_directories(job.working_directory) as workspace:
+            opened = attrs.evolve(job, workspace=workspace)
+            if job.command is not None:
+                yield opened
+            elif await self._has_supervisor(workspace.private):
+                command, supervised = await supervise(self._python, workspace, job.flow_run_id)
+                yield attrs.evolve(job, command=command, workspace=supervised)
+            else:
+                yield attrs.evolve(opened, command=(self._python, "-m", "prefect.engine"))
+
+    async def _has_supervisor(self, directory: Path) -> bool:
+        # One question for all the runs that start at the same moment; one that failed is asked anew.
+        async with self._supervisor_lock:
+            if self._supervisor_known is None:
+                self._supervisor_known = await has_workspace_supervisor(
+                    self._python, self._settings.environment, directory
+                )
+            return self._supervisor_known
 
     async def run(
         self, job: ProcessJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
     ) -> Outcome:
         """See `Infrastructure.run`; the identifier is the process id."""
-        async with _working_directory(job.working_directory) as directory:
-            running = _RunningProcess(await _start(job, directory))
-            identifier = str(running.group.pid)
-            self._running[identifier] = running
-            try:
-                task_status.started(identifier)
-                status = await running.group.wait()
-                if running.kill_requested:
-                    # The process is gone, but what it started may have to be killed yet.
-                    await running.killed.wait()
-                elif status != 0:
-                    # A run that failed may be run again soon; nothing of it shall be around then.
-                    await running.group.terminate(self._kill_grace)
-            except BaseException:
-                with trio.move_on_after(self._kill_grace + _KILL_MARGIN, shield=True):
-                    await running.group.terminate(self._kill_grace)
-                raise
-            finally:
-                del self._running[identifier]
-            running.group.release()
-        return Outcome(status_code=status, message=exit_message(status))
+        async with open_control_channel() as channel:
+            group = await start_process(
+                job.opened_command,
+                environment={**job.environment, **channel.environment},
+                directory=job.opened_workspace.root,
+                stream_output=job.stream_output,
+            )
+            running = _RunningProcess(group, channel)
+            with self._findable(running):
+                async with self._ended_with_block(group):
+                    task_status.started(running.identifier)
+                    status = await group.wait()
+                    if running.kill_requested:
+                        # The process is gone, but what it started may have to be killed yet.
+                        await running.killed.wait()
+            return _outcome(status, await channel.final_conclusion())
 
-    async def kill(self, identifier: str, grace: float) -> None:
+    @contextmanager
+    def _findable(self, running: _RunningProcess) -> Iterator[None]:
+        self._running[running.identifier] = running
+        try:
+            yield
+        finally:
+            del self._running[running.identifier]
+
+    @asynccontextmanager
+    async def _ended_with_block(self, group: ProcessGroup) -> AsyncIterator[None]:
+        """See to it that a process ends with the block, at the end of which it has ended if nothing went wrong.
+
+        What it has started may go on after a good end only: what failed may be run again soon, and nothing of it
+        shall be around then.
+        """
+        self._groups.add(group)
+        try:
+            yield
+            if await group.wait() != 0:
+                await group.terminate(self._kill_grace)
+        except BaseException:
+            with trio.move_on_after(self._kill_grace + _KILL_MARGIN, shield=True):
+                await group.terminate(self._kill_grace)
+            raise
+        finally:
+            self._groups.discard(group)
+        group.release()
+
+    async def run_hooks(self, job: ProcessJob, call: HookCall) -> None:
+        """See `Infrastructure.run_hooks`."""
+        async with open_hook_process(self._python, job, call) as process:
+            group = await start_process(
+                process.command,
+                environment=process.environment,
+                directory=process.directory,
+                stream_output=job.stream_output,
+            )
+            async with self._ended_with_block(group):
+                status = await group.wait()
+        if status != 0:
+            raise InfrastructureError(
+                f"the process that calls them ended with status {status}; the output of the worker may tell more"
+            )
+
+    async def kill(self, identifier: str, grace: float, *, intent: Intent | None = None) -> None:
         """See `Infrastructure.kill`."""
         running = self._running.get(identifier)
         if running is None:
@@ -150,16 +208,17 @@ class ProcessInfrastructure:
             # Shielded, since a cancellation would cut the grace to nothing. When the whole worker is stopped, `run`
             # cuts it to what is right for that.
             with trio.move_on_after(grace + _KILL_MARGIN, shield=True):
-                await running.group.terminate(grace)
+                if intent is None or not await running.ends_by_itself(intent, grace):
+                    await running.group.terminate(grace)
         finally:
             running.killed.set()
 
     def kill_now(self) -> None:
         """See `Infrastructure.kill_now`."""
-        for running in self._running.values():
+        for group in self._groups:
             # Of one that somebody else has reaped there is nothing to kill.
             with suppress(ChildProcessError):
-                running.group.kill()
+                group.kill()
 
     async def find(self, identifier: str) -> Running | Gone:
         """See `Infrastructure.find`."""
@@ -167,149 +226,10 @@ class ProcessInfrastructure:
         return Running() if identifier in self._running else Gone()
 
 
-async def _start(job: ProcessJob, directory: Path) -> ProcessGroup:
-    output = None if job.stream_output else subprocess.DEVNULL
-    try:
-        return await ProcessGroup.start(
-            job.command, env=job.environment, cwd=directory, stdout=output, stderr=output
-        )
-    except OSError as error:
-        raise _full(error) or InfrastructureError(_why_not_started(job, directory, error)) from error
-    except ValueError as error:
-        raise InfrastructureError(f"command {job.command[0]!r} could not be started: {error}") from error
-    except RuntimeError as error:
-        raise InfrastructureFullError(f"no thread can be started just now: {error}") from error
-
-
-def _why_not_started(job: ProcessJob, directory: Path, error: OSError) -> str:
-    # The system names the directory and the program by the same error number.
-    if not directory.is_dir():
-        return f"working directory {str(directory)!r} does not exist"
-    program = job.command[0]
-    if isinstance(error, FileNotFoundError):
-        return f"command {program!r} was not found; the run's PATH is {job.environment.get('PATH', '')!r}"
-    if isinstance(error, PermissionError):
-        return f"command {program!r} may not be executed: check its permissions"
-    return f"command {program!r} could not be started: {error}"
-
-
-@asynccontextmanager
-async def _working_directory(configured: Path | None) -> AsyncIterator[Path]:
-    """The directory that was asked for, or one that lives as long as the run."""
-    if configured is not None:
-        yield configured
-        return
-    directory = await _make_temporary_directory()
-    cut_off = True
-    try:
-        yield directory
-        cut_off = False
-    finally:
-        # Mostly a matter of milliseconds. A large one goes on being removed when nobody waits any more: there is
-        # something to be said about the run first.
-        with trio.move_on_after(_CLEAR_UP, shield=cut_off):
-            await trio.to_thread.run_sync(  # noqa: ASYNC102 - shielded where it matters
-                partial(shutil.rmtree, directory, ignore_errors=True), abandon_on_cancel=True
-            )
-
-
-async def _make_temporary_directory() -> Path:
-    try:
-        return Path(await trio.to_thread.run_sync(partial(tempfile.mkdtemp, suffix="prefect")))
-    except OSError as error:
-        raise _full(error) or InfrastructureError(f"no temporary directory: {error}") from error
-    except RuntimeError as error:
-        raise InfrastructureFullError(f"no thread can be started just now: {error}") from error
-
-
-def _full(error: OSError) -> InfrastructureFullError | None:
-    """What the error means for a run, if it is a matter of room."""
-    if error.errno not in _NO_ROOM:
-        return None
-    return InfrastructureFullError(f"no process can be started just now: {error.strerror}")
-
-
-def _text(configuration: Mapping[str, Any], field: str) -> str | None:
-    value = configuration.get(field)
-    if value is None or isinstance(value, str):
-        return value
-    raise InfrastructureError(f"job configuration: {field} must be text, not {value!r}")
-
-
-def _flag(configuration: Mapping[str, Any], field: str, *, default: bool) -> bool:
-    value = configuration.get(field, default)
-    word = str(value).lower()
-    if word in {"true", "1", "yes", "on", "t", "y"}:
-        return True
-    if word in {"false", "0", "no", "off", "f", "n"}:
-        return False
-    if value is None:
-        return default
-    raise InfrastructureError(f"job configuration: {field} must be true or false, not {value!r}")
-
-
-def _split(command: str) -> tuple[str, ...]:
-    try:
-        words = tuple(shlex.split(command))
-    except ValueError as error:
-        raise InfrastructureError(f"job configuration: command {command!r}: {error}") from error
-    if not words:
-        raise InfrastructureError("job configuration: command is blank")
-    return words
-
-
-def _absolute(directory: str) -> Path:
-    try:
-        path = Path(directory).expanduser()
-    except RuntimeError as error:
-        raise InfrastructureError(f"job configuration: working_dir {directory!r}: {error}") from error
-    return path.absolute()
-
-
-def _nullable_text(title: str, description: str, **more: str) -> dict[str, Any]:
-    return {
-        "anyOf": [{"type": "string", **more}, {"type": "null"}],
-        "default": None,
-        "description": description,
-        "title": title,
-    }
-
-
-DEFAULT_BASE_JOB_TEMPLATE: Mapping[str, Any] = {
-    "job_configuration": {
-        name: f"{{{{ {name} }}}}"
-        for name in ("command", "env", "labels", "name", "stream_output", "working_dir")
-    },
-    "variables": {
-        "type": "object",
-        "properties": {
-            "name": _nullable_text("Name", "Name of the run's infrastructure."),
-            "env": {
-                "type": "object",
-                "title": "Environment Variables",
-                "description": "Environment variables of the flow run's process.",
-                "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-            },
-            "labels": {
-                "type": "object",
-                "title": "Labels",
-                "description": "Labels of the run's infrastructure.",
-                "additionalProperties": {"type": "string"},
-            },
-            "command": _nullable_text(
-                "Command", "What starts the flow run. Leave it empty for Prefect's engine."
-            ),
-            "stream_output": {
-                "type": "boolean",
-                "default": True,
-                "title": "Stream Output",
-                "description": "Whether the flow run writes to the worker's standard output, or nowhere.",
-            },
-            "working_dir": _nullable_text(
-                "Working Directory",
-                "Where the flow run's process starts. Leave it empty for a temporary directory.",
-                format="path",
-            ),
-        },
-    },
-}
+def _outcome(status: int, conclusion: Conclusion | None) -> Outcome:
+    # As in Prefect, a status tells nothing of an engine that has said what it made of its run.
+    if conclusion is None:
+        return Outcome(status_code=status, message=exit_message(status), hint=exit_hint(status))
+    if isinstance(conclusion, EngineReceipt):
+        return Outcome(status_code=0, message="Flow run reported how it ended.", concluded=True)
+    return Outcome(status_code=0, message=f"Flow run ended, as it was told to ({conclusion}).")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 from uuid import UUID
 
 import attrs
@@ -25,12 +26,17 @@ class Assignment:
     Attributes:
         flow_run_id: which run.
         flow_run_name: its name, for people.
+        name: what the infrastructure of the run may be called.
+        labels: by which the infrastructure of the run may be found: Prefect's own, and those of the job
+            configuration.
         configuration: the job configuration, rendered from the work pool's base job template.
         environment: what the worker adds to the environment of the run.
     """
 
     flow_run_id: UUID
     flow_run_name: str
+    name: str
+    labels: Mapping[str, str]
     configuration: Mapping[str, Any]
     environment: Mapping[str, str]
 
@@ -42,10 +48,35 @@ class Outcome:
     Attributes:
         status_code: 0 is good, the negative number of a signal or anything else is not.
         message: the same as a sentence.
+        hint: what somebody may do about it; empty if there is nothing to say.
+        concluded: whether the run itself has said that it came to its end, so that its status code tells nothing
+            about its state.
     """
 
     status_code: int
     message: str
+    hint: str = ""
+    concluded: bool = False
+
+
+# What a run may be told before it is terminated, in the words of Prefect's engine. Told so, it leaves its state to
+# the worker; else it reports a crash.
+Intent = Literal["cancel", "reschedule", "relinquish"]
+
+
+@attrs.frozen(kw_only=True)
+class HookCall:
+    """A request to call the hooks that a flow has for its cancellation or its crash.
+
+    Attributes:
+        kind: which hooks.
+        flow_run: the run, as the API shows it.
+        state: the state that the hooks are told, as the API would show it.
+    """
+
+    kind: Literal["cancellation", "crashed"]
+    flow_run: Mapping[str, Any] = attrs.field(repr=False)
+    state: Mapping[str, Any]
 
 
 @attrs.frozen
@@ -84,6 +115,17 @@ class Infrastructure(Protocol[JobT]):
         """
         ...
 
+    def open_workspace(self, job: JobT) -> AbstractAsyncContextManager[JobT]:
+        """Keep what the run and its hooks need for as long as they go on, such as a directory.
+
+        Yields the job as it is to be given to `run` and `run_hooks`.
+
+        Raises:
+            InfrastructureFullError: there is no room for it just now.
+            InfrastructureError: it cannot be had.
+        """
+        ...
+
     async def run(
         self, job: JobT, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
     ) -> Outcome:
@@ -97,8 +139,24 @@ class Infrastructure(Protocol[JobT]):
         """
         ...
 
-    async def kill(self, identifier: str, grace: float) -> None:
-        """Ask a run to end, wait up to `grace` seconds, then make it; returns when it is gone."""
+    async def run_hooks(self, job: JobT, call: HookCall) -> None:
+        """Call a flow's hooks where the flow has run; done when they have ended.
+
+        Raises:
+            InfrastructureError: they could not be called; the message says why.
+        """
+        ...
+
+    async def kill(self, identifier: str, grace: float, *, intent: Intent | None = None) -> None:
+        """Ask a run to end, wait up to `grace` seconds, then make it; returns when it is gone.
+
+        A run that has said that it came to its end is left to end by itself.
+
+        Args:
+            identifier: which run.
+            grace: in seconds.
+            intent: told to the run first, if it can be reached; one that cannot is killed all the same.
+        """
         ...
 
     def kill_now(self) -> None:

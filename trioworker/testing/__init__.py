@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from trioworker.testing.fake_api import Call, FakePrefectAPI, Heartbeat
-from trioworker.testing.fake_infrastructure import Execution, FakeInfrastructure, FakeJob, Kill, Script
+from trioworker.testing.fake_infrastructure import (
+    CalledHooks,
+    Execution,
+    FakeInfrastructure,
+    FakeJob,
+    Kill,
+    Script,
+)
 
 __all__ = [
     "Call",
+    "CalledHooks",
     "Execution",
     "FakeInfrastructure",
     "FakeJob",

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
 
 import attrs
 import trio
 
-from trioworker.api.client import LARGEST_PAGE, VITAL_REQUESTS, PrefectAPI
+from trioworker.api.client import LARGEST_PAGE, VITAL_REQUESTS, PrefectAPI, path_by_id, path_by_name
 from trioworker.api.condition import Condition
 from trioworker.api.converter import unstructure
 from trioworker.api.errors import (
@@ -29,6 +31,7 @@ from trioworker.api.errors import (
     is_outage,
 )
 from trioworker.api.models import (
+    BlockDocument,
     Deployment,
     Event,
     Flow,
@@ -37,13 +40,17 @@ from trioworker.api.models import (
     OrchestrationResult,
     ProposedState,
     State,
+    StateChange,
     StateDetails,
     StateType,
+    WorkerMetadata,
     WorkPool,
     WorkQueue,
 )
+from trioworker.api.state_changes import StateChanges
 from trioworker.api.transport import retry_delay
 from trioworker.testing.fake_server import EPOCH, FakeServer, Pool, Queue, Run
+from trioworker.testing.flow_run_document import flow_run_document
 
 T = TypeVar("T")
 
@@ -53,6 +60,20 @@ _METHODS = frozenset(
 
 # How many related resources the server allows an event.
 _MOST_RELATED = 100
+
+# Which package provides which type of worker, as a server without access to the internet has it.
+WORKER_PACKAGES: Mapping[str, str] = MappingProxyType(
+    {
+        "process": "prefect",
+        "ecs": "prefect-aws",
+        "azure-container-instance": "prefect-azure",
+        "docker": "prefect-docker",
+        "cloud-run": "prefect-gcp",
+        "cloud-run-v2": "prefect-gcp",
+        "vertex-ai": "prefect-gcp",
+        "kubernetes": "prefect-kubernetes",
+    }
+)
 
 _TEMPLATE_VARIABLE = re.compile(r"{{\s*(\w+)\s*}}")
 
@@ -80,6 +101,7 @@ class Heartbeat:
     worker_name: str
     interval_seconds: int
     at: float
+    metadata: WorkerMetadata | None = None
 
 
 @attrs.frozen
@@ -108,6 +130,9 @@ class FakePrefectAPI(FakeServer):
     Attributes:
         latency: as above; may be changed at any time.
         latencies: seconds by method name, in place of `latency`; `math.inf` for a method that never answers.
+        worker_id: what a heartbeat is answered with if the worker wants its id, as by Prefect Cloud; a
+            self-hosted server has None for it.
+        worker_packages: which package provides which type of worker.
         calls: every request, in order, repetitions included.
         heartbeats: every heartbeat that arrived.
         events: every event that arrived.
@@ -125,6 +150,8 @@ class FakePrefectAPI(FakeServer):
         super().__init__(epoch=epoch)
         self.latency = latency
         self.latencies: dict[str, float] = {}
+        self.worker_id: UUID | None = None
+        self.worker_packages: dict[str, str] = dict(WORKER_PACKAGES)
         self.calls: list[Call] = []
         self.heartbeats: list[Heartbeat] = []
         self.events: list[Event] = []
@@ -132,6 +159,8 @@ class FakePrefectAPI(FakeServer):
         self._max_retries = max_retries
         self._condition = Condition() if condition is None else condition
         self._outage: str | None = None
+        self._state_changes: list[StateChanges] = []
+        self._state_changes_refused: str | None = None
         self._faults: defaultdict[str, deque[_Fault]] = defaultdict(deque)
 
     @property
@@ -160,10 +189,20 @@ class FakePrefectAPI(FakeServer):
     def start_outage(self, reason: str = "no connection: refused") -> None:
         """Let nothing through until `end_outage`."""
         self._outage = reason
+        self._end_state_changes(reason)
 
     def end_outage(self) -> None:
         """Answer again."""
         self._outage = None
+
+    def refuse_state_changes(self, reason: str = "websockets are not let through") -> None:
+        """Tell nobody of state changes until `accept_state_changes`, as a proxy does that drops websockets."""
+        self._state_changes_refused = reason
+        self._end_state_changes(reason)
+
+    def accept_state_changes(self) -> None:
+        """Tell of state changes again."""
+        self._state_changes_refused = None
 
     def fail(self, method: str, error: APIError, *, times: int = 1) -> None:
         """Answer the next requests of one kind with an error, and do nothing of what they ask for.
@@ -242,25 +281,37 @@ class FakePrefectAPI(FakeServer):
 
         return await self._serve("read_work_queues", arguments, answer)
 
-    async def send_worker_heartbeat(self, pool_name: str, worker_name: str, interval_seconds: float) -> None:
+    async def send_worker_heartbeat(
+        self,
+        pool_name: str,
+        worker_name: str,
+        interval_seconds: float,
+        *,
+        metadata: WorkerMetadata | None = None,
+        wants_id: bool = False,
+    ) -> UUID | None:
         """See `PrefectAPI.send_worker_heartbeat`."""
         arguments = {
             "pool_name": pool_name,
             "worker_name": worker_name,
             "interval_seconds": interval_seconds,
+            "metadata": metadata,
+            "wants_id": wants_id,
         }
 
-        def answer() -> None:
+        def answer() -> UUID | None:
             self._pool(pool_name, f"POST /work_pools/{pool_name}/workers/heartbeat")
             heartbeat = Heartbeat(
                 pool_name=pool_name,
                 worker_name=worker_name,
                 interval_seconds=max(1, round(interval_seconds)),
                 at=self.seconds(),
+                metadata=metadata,
             )
             self.heartbeats.append(heartbeat)
+            return self.worker_id if wants_id else None
 
-        await self._serve("send_worker_heartbeat", arguments, answer)
+        return await self._serve("send_worker_heartbeat", arguments, answer)
 
     async def get_scheduled_flow_runs(
         self,
@@ -313,6 +364,15 @@ class FakePrefectAPI(FakeServer):
 
         return await self._serve("read_flow_run", {"flow_run_id": flow_run_id}, answer)
 
+    async def read_flow_run_document(self, flow_run_id: UUID) -> dict[str, Any]:
+        """See `PrefectAPI.read_flow_run_document`."""
+
+        def answer() -> dict[str, Any]:
+            run = self._run(flow_run_id, f"GET /flow_runs/{flow_run_id}")
+            return flow_run_document(run, now=self.now())
+
+        return await self._serve("read_flow_run_document", {"flow_run_id": flow_run_id}, answer)
+
     async def read_flow_run_states(self, flow_run_id: UUID) -> list[State]:
         """See `PrefectAPI.read_flow_run_states`."""
 
@@ -358,6 +418,21 @@ class FakePrefectAPI(FakeServer):
 
         await self._serve("set_infrastructure_pid", arguments, answer)
 
+    async def update_flow_run_labels(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
+        """See `PrefectAPI.update_flow_run_labels`."""
+        arguments = {"flow_run_id": flow_run_id, "labels": _as_json(dict(labels))}
+
+        def answer() -> None:
+            if flow_run_id not in self._runs:
+                raise ObjectNotFoundError(
+                    f"PATCH /flow_runs/{flow_run_id}/labels",
+                    404,
+                    f"Flow run with id {flow_run_id} not found",
+                )
+            self._runs[flow_run_id].labels.update(labels)
+
+        await self._serve("update_flow_run_labels", arguments, answer)
+
     async def read_deployment(self, deployment_id: UUID) -> Deployment:
         """See `PrefectAPI.read_deployment`."""
 
@@ -377,6 +452,75 @@ class FakePrefectAPI(FakeServer):
             return copy.deepcopy(self._flows[flow_id])
 
         return await self._serve("read_flow", {"flow_id": flow_id}, answer)
+
+    async def read_block_document(self, type_slug: str, name: str) -> BlockDocument:
+        """See `PrefectAPI.read_block_document`."""
+
+        def answer() -> BlockDocument:
+            path = path_by_name("block_types/slug", type_slug, "block_documents/name", name)
+            if (type_slug, name) not in self._blocks:
+                raise _block_not_found(path)
+            return copy.deepcopy(self._blocks[type_slug, name].public)
+
+        return await self._serve("read_block_document", {"type_slug": type_slug, "name": name}, answer)
+
+    async def read_block_document_by_id(self, block_document_id: str) -> BlockDocument:
+        """See `PrefectAPI.read_block_document_by_id`."""
+
+        def answer() -> BlockDocument:
+            path = path_by_id("block_documents", block_document_id)
+            for block in self._blocks.values():
+                if block.id == UUID(block_document_id):
+                    return copy.deepcopy(block.public)
+            raise _block_not_found(path)
+
+        arguments = {"block_document_id": block_document_id}
+        return await self._serve("read_block_document_by_id", arguments, answer)
+
+    async def read_variable(self, name: str) -> Any:
+        """See `PrefectAPI.read_variable`."""
+
+        def answer() -> Any:
+            request = f"GET /{path_by_name('variables/name', name)}"
+            if name not in self._variables:
+                raise ObjectNotFoundError(request, 404, "Variable not found.")
+            return copy.deepcopy(self._variables[name])
+
+        return await self._serve("read_variable", {"name": name}, answer)
+
+    async def read_worker_packages(self) -> dict[str, str]:
+        """See `PrefectAPI.read_worker_packages`."""
+        return await self._serve("read_worker_packages", {}, lambda: dict(self.worker_packages))
+
+    @asynccontextmanager
+    async def open_state_changes(
+        self, pool_id: UUID, state_types: Collection[StateType]
+    ) -> AsyncIterator[StateChanges]:
+        """See `PrefectAPI.open_state_changes`; a change is told at the moment at which it is recorded."""
+
+        def answer() -> StateChanges:
+            if self._state_changes_refused is not None:
+                raise APIUnavailableError(self._state_changes_refused)
+            return StateChanges(capacity=math.inf)
+
+        def tell(run: Run) -> None:
+            wanted = run.state.type in state_types and self._is_in_pool(run, pool_id)
+            if wanted and changes in self._state_changes:
+                change = StateChange(
+                    flow_run_id=run.public.id, state_type=run.state.type, occurred=self.now()
+                )
+                changes.add_nowait(change)
+
+        arguments = {"pool_id": pool_id, "state_types": sorted(state_types)}
+        changes = await self._attempt("open_state_changes", arguments, answer)
+        self._state_changes.append(changes)
+        self._on_change.append(tell)
+        try:
+            yield changes
+        finally:
+            self._on_change.remove(tell)
+            if changes in self._state_changes:
+                self._state_changes.remove(changes)
 
     async def send_events(self, events: Sequence[Event]) -> None:
         """See `PrefectAPI.send_events`."""
@@ -447,6 +591,15 @@ class FakePrefectAPI(FakeServer):
                 answer()
         raise fault.error.with_traceback(None)
 
+    def _end_state_changes(self, reason: str) -> None:
+        while self._state_changes:
+            self._state_changes.pop().fail(APIUnavailableError(reason))
+
+    def _is_in_pool(self, run: Run, pool_id: UUID) -> bool:
+        return any(
+            pool.public.id == pool_id and run.queue in pool.queues.values() for pool in self._pools.values()
+        )
+
     def _pool(self, name: str, request: str) -> Pool:
         if name not in self._pools:
             raise ObjectNotFoundError(request, 404, f'Work pool "{name}" not found.')
@@ -473,6 +626,10 @@ def _check_method(method: str) -> None:
 def _as_json(value: Any) -> Any:
     """Fail on what could not be sent, as the real client would."""
     return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _block_not_found(path: str) -> ObjectNotFoundError:
+    return ObjectNotFoundError(f"GET /{path}?include_secrets=true", 404, "Block document not found")
 
 
 def _invalid(request: str) -> RequestRefusedError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -10,8 +11,16 @@ import attrs
 import trio
 
 from trioworker.api.models import SetStateStatus
-from trioworker.infrastructure.exit_status import exit_message
-from trioworker.infrastructure.protocol import Assignment, Gone, InfrastructureError, Outcome, Running
+from trioworker.infrastructure.exit_status import exit_hint, exit_message
+from trioworker.infrastructure.protocol import (
+    Assignment,
+    Gone,
+    HookCall,
+    InfrastructureError,
+    Intent,
+    Outcome,
+    Running,
+)
 from trioworker.testing.fake_api import FakePrefectAPI
 
 _TERMINATED = -15
@@ -39,10 +48,14 @@ class Script:
         ends: the state that it proposes when it is through; None for none.
         retry_type: goes with `ends`: `in_process` for a flow that means to wait for its own retry.
         status: the exit status when it is through.
+        concluded: whether the flow itself says that it came to its end.
         terminated: the state that it forces on the API when it gets SIGTERM, such as `Crashed`; None for none.
+        reachable: whether it can be told why it is terminated, in which case it leaves its state to the worker.
         ignores_terminate: whether it takes no notice of SIGTERM, so that only SIGKILL ends it early.
         start_seconds: how long it takes to start it.
+        hook_seconds: how long its hooks take.
         cannot_prepare: raised by `prepare`.
+        cannot_call_hooks: raised by `run_hooks`.
         cannot_start: raised by `run` in place of starting; an `InfrastructureError`, or anything for a bug.
         breaks: raised by `run` once the flow has ended, in place of the outcome.
     """
@@ -52,10 +65,14 @@ class Script:
     ends: str | None = "Completed"
     retry_type: str | None = None
     status: int = 0
+    concluded: bool = False
     terminated: str | None = None
+    reachable: bool = True
     ignores_terminate: bool = False
     start_seconds: float = 0.0
+    hook_seconds: float = 0.0
     cannot_prepare: InfrastructureError | None = None
+    cannot_call_hooks: InfrastructureError | None = None
     cannot_start: Exception | None = None
     breaks: Exception | None = None
 
@@ -66,6 +83,16 @@ class Kill:
 
     grace: float
     at: float
+    intent: Intent | None = None
+
+
+@attrs.frozen(kw_only=True)
+class CalledHooks:
+    """A call of `run_hooks`; `at` is in seconds since the fake API was made, `state_name` what the run was in."""
+
+    call: HookCall
+    at: float
+    state_name: str | None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -81,6 +108,8 @@ class Execution:
         kills: every call of `kill` for it.
         cancelled_at: when the task that runs it was cancelled; None if it never was.
         killed_now_at: when `kill_now` got it; None if it never did.
+        hooks: every call of its flow's hooks.
+        workspace_closed_at: when its workspace was removed; None while it is there.
     """
 
     identifier: str
@@ -91,6 +120,8 @@ class Execution:
     kills: list[Kill] = attrs.field(factory=list)
     cancelled_at: float | None = None
     killed_now_at: float | None = None
+    hooks: list[CalledHooks] = attrs.field(factory=list)
+    workspace_closed_at: float | None = None
 
 
 @attrs.frozen
@@ -157,6 +188,16 @@ class FakeInfrastructure:
             raise script.cannot_prepare
         return FakeJob(assignment, script)
 
+    @asynccontextmanager
+    async def open_workspace(self, job: FakeJob) -> AsyncIterator[FakeJob]:
+        """See `Infrastructure.open_workspace`."""
+        try:
+            yield job
+        finally:
+            for execution in self.executions:
+                if execution.assignment is job.assignment:
+                    execution.workspace_closed_at = self._api.seconds()
+
     async def run(
         self, job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
     ) -> Outcome:
@@ -182,16 +223,31 @@ class FakeInfrastructure:
             raise job.script.breaks
         status = process.execution.status
         assert status is not None  # noqa: S101 - `_play` has ended
-        return Outcome(status_code=status, message=exit_message(status))
+        return Outcome(
+            status_code=status,
+            message=exit_message(status),
+            hint=exit_hint(status),
+            concluded=job.script.concluded,
+        )
 
-    async def kill(self, identifier: str, grace: float) -> None:
+    async def run_hooks(self, job: FakeJob, call: HookCall) -> None:
+        """See `Infrastructure.run_hooks`."""
+        execution = self.execution(job.assignment.flow_run_id)
+        state = self._api.flow_run(job.assignment.flow_run_id).state
+        called = CalledHooks(call=call, at=self._api.seconds(), state_name=state.name if state else None)
+        execution.hooks.append(called)
+        await trio.sleep(job.script.hook_seconds)
+        if job.script.cannot_call_hooks is not None:
+            raise job.script.cannot_call_hooks
+
+    async def kill(self, identifier: str, grace: float, *, intent: Intent | None = None) -> None:
         """See `Infrastructure.kill`."""
         process = self._running.get(identifier)
         if process is None:
             await trio.lowlevel.checkpoint()
             return
-        process.execution.kills.append(Kill(grace=grace, at=self._api.seconds()))
-        await self._terminate(process, grace)
+        process.execution.kills.append(Kill(grace=grace, at=self._api.seconds(), intent=intent))
+        await self._terminate(process, grace, intent)
 
     def kill_now(self) -> None:
         """See `Infrastructure.kill_now`."""
@@ -242,11 +298,12 @@ class FakeInfrastructure:
                 return result.status is SetStateStatus.ACCEPT
             await trio.sleep(max(result.details.delay_seconds, 0.1))
 
-    async def _terminate(self, process: _Process, grace: float) -> None:
+    async def _terminate(self, process: _Process, grace: float, intent: Intent | None = None) -> None:
         """SIGTERM, the grace, SIGKILL."""
         script = process.job.script
         if not script.ignores_terminate and grace > 0 and not process.ended.is_set():
-            self._force(process, script.terminated)
+            if intent is None or not script.reachable:
+                self._force(process, script.terminated)
             _end(process, _TERMINATED)
         with trio.move_on_after(grace):
             await process.ended.wait()

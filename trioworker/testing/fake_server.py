@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from trioworker.api.models import (
+    BlockDocument,
     Deployment,
     Flow,
     FlowRun,
@@ -28,6 +29,7 @@ from trioworker.api.models import (
 from trioworker.testing.orchestration import (
     DeploymentFacts,
     Situation,
+    Verdict,
     decide,
     frees_slot,
     recorded,
@@ -59,6 +61,7 @@ class Queue:
     priority: int
     concurrency_limit: int | None = None
     is_paused: bool = False
+    id: UUID = attrs.field(factory=uuid4)
 
 
 @attrs.define(eq=False)
@@ -76,21 +79,25 @@ class DeploymentRecord:
 
     public: Deployment
     queue: Queue
+    pool: Pool
     concurrency_limit: int | None = None
     cancel_new: bool = False
+    slots_taken: int = 0
 
 
 @attrs.define(eq=False)
 class Run:
-    """A flow run; `public` holds what the API tells, the rest is what the server alone knows."""
+    """A flow run; `public` holds what the API tells a worker, the rest is what the server knows besides."""
 
     public: FlowRun
     state: State
     queue: Queue
+    pool: Pool
     retries: int | None = None
     retry_delay: float = 0
+    parameters: Mapping[str, Any] = attrs.field(factory=dict)
+    labels: dict[str, str] = attrs.field(factory=dict)
     run_count: int = 0
-    holds_slot: bool = False
     history: list[tuple[str, float]] = attrs.field(factory=list)
     states: list[State] = attrs.field(factory=list)
 
@@ -114,6 +121,14 @@ class Run:
         return scheduled_time
 
 
+@attrs.frozen
+class BlockRecord:
+    """A block document and its id."""
+
+    id: UUID
+    public: BlockDocument
+
+
 class FakeServer:
     """A Prefect server in memory, without its API: what `FakePrefectAPI` keeps its objects in.
 
@@ -128,7 +143,11 @@ class FakeServer:
         self._flows: dict[UUID, Flow] = {}
         self._deployments: dict[UUID, DeploymentRecord] = {}
         self._runs: dict[UUID, Run] = {}
+        # By type and name.
+        self._blocks: dict[tuple[str, str], BlockRecord] = {}
+        self._variables: dict[str, Any] = {}
         self._changed = trio.Event()
+        self._on_change: list[Callable[[Run], None]] = []
         self.seconds()
 
     def seconds(self) -> float:
@@ -214,20 +233,33 @@ class FakeServer:
             concurrency_limit: how many of its runs may be active at once.
             cancel_new: cancel a run that is over the limit instead of putting it off.
         """
-        queues = self._known_pool(pool_name).queues
-        if queue_name not in queues:
+        pool = self._known_pool(pool_name)
+        if queue_name not in pool.queues:
             self.add_work_queue(pool_name, queue_name)
         public = Deployment(
             id=uuid4(),
             name=name,
             flow_id=self._flow_named(flow_name).id,
+            updated=self.now(),
             job_variables=copy.deepcopy(dict(job_variables or {})),
             tags=list(tags),
         )
         self._deployments[public.id] = DeploymentRecord(
-            public, queues[queue_name], concurrency_limit, cancel_new
+            public, pool.queues[queue_name], pool, concurrency_limit, cancel_new
         )
         return copy.deepcopy(public)
+
+    def add_block(self, type_slug: str, name: str, data: Mapping[str, Any]) -> UUID:
+        """Create a block document, in place of one of the same type and name, and return its id."""
+        known = self._blocks.get((type_slug, name))
+        block_id = uuid4() if known is None else known.id
+        document = BlockDocument(data=copy.deepcopy(dict(data)))
+        self._blocks[type_slug, name] = BlockRecord(block_id, document)
+        return block_id
+
+    def add_variable(self, name: str, value: Any) -> None:
+        """Create a variable, in place of one of the same name; its value is what JSON can hold."""
+        self._variables[name] = copy.deepcopy(value)
 
     def schedule(
         self,
@@ -236,6 +268,7 @@ class FakeServer:
         at: datetime | float | None = None,
         name: str | None = None,
         tags: Iterable[str] = (),
+        parameters: Mapping[str, Any] | None = None,
         job_variables: Mapping[str, Any] | None = None,
         retries: int | None = None,
         retry_delay: float = 0,
@@ -247,6 +280,7 @@ class FakeServer:
             at: when, as a time or in seconds since the fake was made; now if not given.
             name: the run's name.
             tags: besides those of the deployment.
+            parameters: what the flow is called with.
             job_variables: in place of the deployment's.
             retries: how often the run tries again, in its own process, after it has failed.
             retry_delay: seconds before each of these attempts.
@@ -257,7 +291,10 @@ class FakeServer:
         of = self._deployments[deployment_id]
         due = self.now() if at is None else at if isinstance(at, datetime) else self.moment(at)
         state = State(
-            type=StateType.SCHEDULED, name="Scheduled", state_details=StateDetails(scheduled_time=due)
+            type=StateType.SCHEDULED,
+            name="Scheduled",
+            timestamp=self.now(),
+            state_details=StateDetails(scheduled_time=due),
         )
         public = FlowRun(
             id=uuid4(),
@@ -268,7 +305,17 @@ class FakeServer:
             tags=sorted({*of.public.tags, *tags}),
             job_variables=copy.deepcopy(dict(job_variables or {})),
         )
-        run = Run(public, state, of.queue, retries, retry_delay)
+        labels = {"prefect.flow.id": str(public.flow_id), "prefect.deployment.id": str(deployment_id)}
+        run = Run(
+            public,
+            state,
+            of.queue,
+            of.pool,
+            retries=retries,
+            retry_delay=retry_delay,
+            parameters=copy.deepcopy(dict(parameters or {})),
+            labels=labels,
+        )
         self._runs[public.id] = run
         self._note(run)
         return self.flow_run(public.id)
@@ -287,6 +334,7 @@ class FakeServer:
         *,
         state_type: StateType | None = None,
         message: str | None = None,
+        data: Any = None,
         scheduled_time: datetime | None = None,
         retry_type: str | None = None,
         force: bool = False,
@@ -298,6 +346,7 @@ class FakeServer:
             name: the state's name, such as `Running`, `Completed`, `Suspended` or `AwaitingRetry`.
             state_type: its type, for a name that is not one of Prefect's.
             message: the state's message.
+            data: the state's data: a result, of which a dictionary counts as persisted.
             scheduled_time: for scheduled states; now if not given.
             retry_type: what becomes of the run's `empirical_policy.retry_type`, if the state is accepted:
                 `in_process` is what Prefect sets when a flow waits for its own retry.
@@ -308,7 +357,9 @@ class FakeServer:
                 raise ValueError(f"{name!r} is no state of Prefect's: give its state_type too")
             state_type = _TYPES_BY_NAME[name]
         details = StateDetails(scheduled_time=scheduled_time)
-        state = State(type=state_type, name=name, message=message, state_details=details)
+        state = State(
+            type=state_type, name=name, message=message, data=copy.deepcopy(data), state_details=details
+        )
         run = self._known_run(flow_run_id)
         result = self._orchestrate(run, state, force=force)
         if retry_type is not None and result.status is SetStateStatus.ACCEPT:
@@ -356,6 +407,10 @@ class FakeServer:
         """A work pool as it is now."""
         return copy.deepcopy(self._known_pool(name).public)
 
+    def labels(self, flow_run_id: UUID) -> dict[str, str]:
+        """The labels of a run; the server itself adds two that name its flow and its deployment."""
+        return dict(self._known_run(flow_run_id).labels)
+
     def history(self, flow_run_id: UUID) -> list[tuple[str, float]]:
         """The names of a run's states, each with its time in seconds since the fake was made."""
         return list(self._known_run(flow_run_id).history)
@@ -372,7 +427,7 @@ class FakeServer:
     def _orchestrate(self, run: Run, proposed: State, *, force: bool) -> OrchestrationResult:
         situation = Situation(
             state=run.state,
-            proposed=recorded(proposed, now=self.now()),
+            proposed=proposed,
             now=self.now(),
             deployment=self._deployment_facts(run.public.deployment_id),
             has_infrastructure=bool(run.public.infrastructure_pid),
@@ -382,10 +437,7 @@ class FakeServer:
             run_count=run.run_count,
         )
         verdict = decide(situation, force=force)
-        if takes_slot(situation, verdict):
-            run.holds_slot = True
-        elif frees_slot(situation, verdict):
-            run.holds_slot = False
+        self._count_slots(run, situation, verdict, force=force)
         policy = FlowRunPolicy(retry_type=verdict.retry_type)
         run.public = attrs.evolve(run.public, empirical_policy=policy)
         if verdict.state is not None:
@@ -393,8 +445,18 @@ class FakeServer:
         details = SetStateDetails(reason=verdict.reason, delay_seconds=verdict.delay_seconds)
         return OrchestrationResult(status=verdict.status, state=run.state, details=details)
 
+    def _count_slots(self, run: Run, situation: Situation, verdict: Verdict, *, force: bool) -> None:
+        """Keep count as the server does, which does not look whose slot it is that a run gives back."""
+        deployment = self._deployments.get(run.public.deployment_id) if run.public.deployment_id else None
+        if deployment is None:
+            return
+        if takes_slot(situation, verdict, force=force):
+            deployment.slots_taken += 1
+        elif frees_slot(situation, verdict):
+            deployment.slots_taken = max(0, deployment.slots_taken - 1)
+
     def _record(self, run: Run, state: State) -> None:
-        run.state = state
+        run.state = recorded(state, now=self.now())
         if state.type is StateType.RUNNING:
             run.run_count += 1
         if run.public.start_time is None and (state.type is StateType.RUNNING or state.type.is_final):
@@ -406,6 +468,8 @@ class FakeServer:
         run.states.append(run.state)
         changed, self._changed = self._changed, trio.Event()
         changed.set()
+        for tell in self._on_change:
+            tell(run)
 
     def _due(self, pool: Pool, queues: Sequence[Queue], before: datetime) -> list[Run]:
         """The runs that a poll returns: by priority of the queue, then by time, as far as the limits go."""
@@ -433,12 +497,9 @@ class FakeServer:
         deployment = self._deployments.get(deployment_id) if deployment_id is not None else None
         if deployment is None:
             return None
-        taken = sum(
-            run.holds_slot and run.public.deployment_id == deployment_id for run in self._runs.values()
-        )
         return DeploymentFacts(
             concurrency_limit=deployment.concurrency_limit,
-            slots_taken=taken,
+            slots_taken=deployment.slots_taken,
             cancel_new=deployment.cancel_new,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import attrs
 
@@ -16,6 +17,9 @@ from trioworker.api.models import SetStateStatus, State, StateDetails, StateType
 
 # The server's default for a run that waits for a slot of its deployment's concurrency limit.
 SLOT_WAIT_SECONDS = 30
+
+# How a flow's result is described that was stored nowhere; the server forgets it.
+_UNPERSISTED = "unpersisted"
 
 _ACTIVE = frozenset({StateType.PENDING, StateType.RUNNING, StateType.CANCELLING})
 
@@ -98,17 +102,21 @@ def decide(situation: Situation, *, force: bool = False) -> Verdict:
     )
 
 
-def takes_slot(situation: Situation, verdict: Verdict) -> bool:
-    """Whether the run now holds a slot of its deployment that it did not hold before."""
+def takes_slot(situation: Situation, verdict: Verdict, *, force: bool = False) -> bool:
+    """Whether one more slot of the deployment is taken; a claim by force takes none."""
     return (
-        verdict.state is not None
+        not force
+        and verdict.state is not None
         and verdict.state.type is StateType.PENDING
         and situation.state.type not in _ACTIVE
     )
 
 
 def frees_slot(situation: Situation, verdict: Verdict) -> bool:
-    """Whether the run gives its slot back; one that retries in its own process keeps it."""
+    """Whether a slot of the deployment is given back, be it one that another run took.
+
+    A run that retries in its own process keeps its slot.
+    """
     if verdict.state is None or situation.state.type not in _ACTIVE or verdict.state.type in _ACTIVE:
         return False
     return not (verdict.status is SetStateStatus.REJECT and verdict.state.name == "AwaitingRetry")
@@ -134,6 +142,28 @@ def _terminal(situation: Situation) -> Verdict | None:
     if not situation.state.type.is_final or situation.proposed.type not in never:
         return None
     return _abort(situation, f"Run is already in terminal state {situation.state.type}.")
+
+
+def _result_kept(situation: Situation) -> Verdict | None:
+    """A run that has a result stays completed, unless it ends in another way after all."""
+    if situation.state.type is not StateType.COMPLETED or not _is_persisted(situation.state.data):
+        return None
+    if situation.proposed.type.is_final:
+        return None
+    return _reject(situation, "Run is already COMPLETED.")
+
+
+def _result_not_lost(situation: Situation) -> Verdict | None:
+    if {situation.state.type, situation.proposed.type} != {StateType.COMPLETED}:
+        return None
+    if not _is_persisted(situation.state.data) or _is_persisted(situation.proposed.data):
+        return None
+    reason = "Cannot overwrite a COMPLETED state that carries persisted result data with one that does not."
+    return _reject(situation, reason)
+
+
+def _is_persisted(data: Any) -> bool:
+    return isinstance(data, dict) and bool(data) and data.get("type") != _UNPERSISTED
 
 
 def _cancelling(situation: Situation) -> Verdict | None:
@@ -254,6 +284,8 @@ def _retry(situation: Situation) -> Verdict | None:
 _RULES: tuple[Callable[[Situation], Verdict | None], ...] = (
     _same_transition,
     _terminal,
+    _result_kept,
+    _result_not_lost,
     _cancelling,
     _nothing_to_cancel,
     _second_claim,
@@ -264,7 +296,7 @@ _RULES: tuple[Callable[[Situation], Verdict | None], ...] = (
     _too_early,
     _retry,
 )
-_FORCED_RULES = (_nothing_to_cancel,)
+_FORCED_RULES = (_result_not_lost, _nothing_to_cancel)
 
 
 def _retry_type_after(situation: Situation) -> str | None:
@@ -291,7 +323,12 @@ def _with_time(state: State, scheduled_time: datetime | None) -> State:
 
 
 def recorded(state: State, *, now: datetime) -> State:
-    """What the server makes of a state that it is sent: one that is scheduled for no time is so for now."""
+    """What the server makes of a state that it is sent, or that a rule of its own has led to.
+
+    One that is scheduled for no time is so for now, and a result that is nowhere is none.
+    """
     if state.type is StateType.SCHEDULED and state.state_details.scheduled_time is None:
-        return _with_time(state, now)
-    return state
+        state = _with_time(state, now)
+    if isinstance(state.data, dict) and state.data.get("type") == _UNPERSISTED:
+        state = attrs.evolve(state, data=None)
+    return attrs.evolve(state, timestamp=now)

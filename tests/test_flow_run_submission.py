@@ -1,0 +1,144 @@
+"""What a worker tells the world about a run that it is about to start, and what it hears in answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from support import FOREVER, POOL, World
+
+from trioworker.api.errors import RequestRefusedError
+from trioworker.api.models import Event, FlowRun
+from trioworker.testing import Script
+
+Clock = trio.testing.MockClock
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def work(world: World, run: FlowRun, *until: str) -> None:
+    async with world.working():
+        await world.api.wait_for_state(run.id, *until)
+
+
+def event(world: World, name: str) -> Event:
+    (found,) = [event for event in world.api.events if event.event == name]
+    return found
+
+
+async def test_run_is_submitting_before_it_is_started(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule()
+    await work(world, run, "Completed")
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Completed"]
+
+
+async def test_run_is_labelled_with_its_worker(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule()
+    await work(world, run, "Completed")
+    labels = world.api.labels(run.id)
+    assert labels["prefect.worker.name"] == "worker"
+    assert labels["prefect.worker.type"] == "process"
+    assert labels["prefect.work-pool.name"] == POOL
+    assert labels["prefect.work-pool.id"] == str(world.api.work_pool(POOL).id)
+
+
+async def test_run_that_cannot_be_labelled_runs_all_the_same(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule()
+    refused = RequestRefusedError("PATCH /flow_runs", 422, "no labels today")
+    world.api.fail("update_flow_run_labels", refused)
+    await work(world, run, "Completed")
+    assert any("could not be labelled" in line for line in world.log(run))
+
+
+async def test_events_tell_that_a_run_was_submitted_and_executed(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(status=3, ends=None))
+    await work(world, run, "Crashed")
+    submitted = event(world, "prefect.worker.submitted-flow-run")
+    executed = event(world, "prefect.worker.executed-flow-run")
+    assert executed.follows == submitted.id
+    (about,) = [each for each in executed.related if each["prefect.resource.role"] == "flow-run"]
+    assert about["prefect.resource.id"] == f"prefect.flow-run.{run.id}"
+    assert about["prefect.infrastructure.status-code"] == "3"
+    execution = world.infrastructure.execution(run.id)
+    assert about["prefect.infrastructure.identifier"] == execution.identifier
+
+
+async def test_event_tells_that_a_running_run_was_cancelled(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=FOREVER))
+    async with world.working():
+        await trio.sleep(5)
+        world.api.cancel(run.id)
+        await world.api.wait_for_state(run.id, "Cancelled")
+    assert event(world, "prefect.runner.cancelled-flow-run").resource["prefect.resource.name"] == "standalone"
+
+
+async def test_run_that_could_not_be_submitted_has_no_events(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(job_variables={"env": "not a mapping"})
+    await work(world, run, "Crashed")
+    assert not any("flow-run" in event.event for event in world.api.events)
+
+
+async def test_run_that_is_cancelled_while_it_is_submitted_is_not_started(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    world.api.latencies["update_flow_run_labels"] = 100
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Submitting")
+        world.api.cancel(run.id)
+        await world.api.wait_for_state(run.id, "Cancelled")
+    assert world.infrastructure.executions == []
+
+
+async def test_run_that_is_cancelled_just_before_it_is_submitted_is_not_started(
+    autojump_clock: Clock, world: World
+) -> None:
+    """The server rejects `Submitting` of a run that is being cancelled."""
+    run = world.schedule()
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Pending")
+        world.api.latencies["set_flow_run_state"] = 1
+        world.api.cancel(run.id)
+        await world.api.wait_for_state(run.id, "Cancelled")
+    assert world.infrastructure.executions == []
+    assert world.states(run) == ["Scheduled", "Pending", "Cancelling", "Cancelled"]
+
+
+async def test_run_that_is_deleted_before_it_is_submitted_is_not_started(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    world.api.latencies["update_flow_run_labels"] = 1
+    world.api.fail("set_flow_run_state", RequestRefusedError("POST", 404, "Flow run not found"), times=0)
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Pending")
+        world.api.delete_flow_run(run.id)
+        await trio.sleep(60)
+    assert world.infrastructure.executions == []
+
+
+async def test_run_is_given_back_when_the_worker_is_told_to_stop_while_it_is_submitted(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    world.api.latencies["update_flow_run_labels"] = 5
+    async with world.working() as worker:
+        await world.api.wait_for_state(run.id, "Submitting")
+        worker.shutdown()
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Scheduled"]
+
+
+async def test_run_is_given_back_at_the_hard_stop_while_it_is_submitted(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    world.api.latencies["update_flow_run_labels"] = 1000
+    async with world.working() as worker:
+        await world.api.wait_for_state(run.id, "Submitting")
+        worker.stop()
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Scheduled"]

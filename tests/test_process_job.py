@@ -1,0 +1,50 @@
+"""What is wrong with a job configuration; what is right is in `test_against_prefect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trioworker.infrastructure.process_job import read_configuration
+from trioworker.infrastructure.protocol import InfrastructureError
+
+
+@pytest.mark.parametrize(
+    ("configuration", "message"),
+    [
+        ({"command": ["a", "b"]}, r"command must be text, not \['a', 'b'\]"),
+        ({"command": "say 'it"}, 'command "say \'it": No closing quotation'),
+        ({"command": "   "}, "command is blank"),
+        ({"working_dir": 7}, "working_dir must be text, not 7"),
+        ({"working_dir": "a\0b"}, "working_dir must not have a null character in it"),
+        ({"stream_output": "perhaps"}, "stream_output must be true or false, not 'perhaps'"),
+        ({"stream_output": None}, "stream_output must be true or false, not None"),
+        ({"env": ["A=1"]}, r"env must be a mapping, not \['A=1'\]"),
+        ({"env": {7: "x"}}, "env must have text for names, not 7"),
+        ({"env": {"A=B": "x"}}, "env 'A=B' cannot be the name of an environment variable"),
+        ({"env": {"": "x"}}, "env '' cannot be the name of an environment variable"),
+        ({"env": {"A": "\0"}}, r"env\.A must not have a null character in it"),
+        ({"labels": None}, "labels must be a mapping, not None"),
+        ({"labels": {"team": 7}}, r"labels\.team must be text, not 7"),
+        ({"name": 7}, "name must be text, not 7"),
+    ],
+)
+def test_wrong_configuration_is_refused_by_the_name_of_the_field(
+    configuration: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InfrastructureError, match=f"job configuration: {message}"):
+        read_configuration(configuration)
+
+
+def test_command_is_split_as_a_shell_does() -> None:
+    assert read_configuration({"command": "run 'this thing' --now"}).command == ("run", "this thing", "--now")
+
+
+def test_home_directories_are_not_expanded_as_prefect_does_not_either() -> None:
+    assert read_configuration({"working_dir": "~/x"}).working_directory == Path.cwd() / "~" / "x"
+
+
+def test_env_does_not_show() -> None:
+    assert "hush" not in repr(read_configuration({"env": {"KEY": "hush"}}))

@@ -1,0 +1,275 @@
+"""The worker's end of the control channel: told an intent, an engine that is terminated knows what to do.
+
+One channel serves one attempt at a run. The engine of the run's process, once it can be interrupted, connects to a
+port on loopback and shows the token that it was given in its environment; the first to do so is the child, and
+nobody else is listened to after that. What is said then is in `attempt_protocol`: two messages of the engine at the
+most, so that no connection can keep the worker busy.
+
+The channel makes the end of a run more graceful where it works. Where it does not, the run goes on all the same.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Final, TypeVar
+
+import attrs
+import trio
+
+from trioworker.infrastructure.attempt_protocol import (
+    BYTE_OF_INTENT,
+    RECEIPT_ACKNOWLEDGED,
+    EngineReceipt,
+    Hello,
+    IntentAcknowledged,
+    MalformedMessageError,
+    choose,
+    encode_hello,
+    take_message,
+    take_token,
+)
+from trioworker.infrastructure.protocol import Intent
+
+__all__ = ["Conclusion", "ControlChannel", "Delivery", "EngineReceipt", "open_control_channel"]
+
+_logger = logging.getLogger(__name__)
+
+_STRANGERS: Final = 4
+"""How many connections at a time may owe the token; more wait in the kernel's queue, of the same length."""
+
+_TOKEN_TIME: Final = 5.0
+"""Seconds that a connection has for its token."""
+
+_ACCEPT_PAUSE: Final = 0.1
+"""Seconds until the next try when no connection can be accepted, for want of descriptors mostly."""
+
+_CHUNK: Final = 8192
+
+Conclusion = EngineReceipt | Intent
+
+T = TypeVar("T")
+
+
+class Delivery(enum.Enum):
+    """What became of an intent."""
+
+    ACKNOWLEDGED = "acknowledged"
+    """The engine will act by it as soon as it is sent SIGTERM, and leaves its state to the worker."""
+
+    ALREADY_CONCLUDED = "already concluded"
+    """The engine has reported the last state of its run, and will end by itself."""
+
+    NOT_ACKNOWLEDGED = "not acknowledged"
+    """The engine could not be reached, or did not answer in time: sent SIGTERM, it may report a crash."""
+
+
+@attrs.define(eq=False)
+class _Connection:
+    """A connection and what has been received on it, but not been taken yet."""
+
+    stream: trio.SocketStream
+    _received: bytes = b""
+    _sending: trio.Lock = attrs.field(factory=trio.Lock)
+
+    async def take(self, first: Callable[[bytes], tuple[T, bytes] | None]) -> T | None:
+        """Wait for what `first` finds at the beginning; None if the connection ends before."""
+        while (found := first(self._received)) is None:
+            chunk = await self.stream.receive_some(_CHUNK)
+            if not chunk:
+                return None
+            self._received += chunk
+        taken, self._received = found
+        return taken
+
+    async def send(self, data: bytes) -> None:
+        async with self._sending:
+            await self.stream.send_all(data)
+
+
+class ControlChannel:
+    """The control channel of one attempt at a run; `open_control_channel` makes one.
+
+    Attributes:
+        environment: what the run's process finds the channel by, in Prefect's words; empty if there is none.
+    """
+
+    def __init__(self, port: int | None, ack_timeout: float) -> None:
+        token = secrets.token_hex(16)
+        self.environment: Mapping[str, str] = (
+            {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token} if port else {}
+        )
+        self._port = port
+        self._token = token.encode()
+        self._ack_timeout = ack_timeout
+        self._child: _Connection | None = None
+        self._intent: Intent | None = None
+        self._conclusion: Conclusion | None = None
+        self._over = trio.Event()
+
+    @property
+    def conclusion(self) -> Conclusion | None:
+        """The first of these to happen: the engine's receipt, or an intent that it acknowledged; None before."""
+        return self._conclusion
+
+    async def final_conclusion(self) -> Conclusion | None:
+        """The conclusion of a child that has ended, with regard to what it sent last and nobody has read yet.
+
+        Waits for that no longer than `deliver` does, should a descendant of the child hold the connection open.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._child is not None:
+            with trio.move_on_after(self._ack_timeout):
+                await self._over.wait()
+        return self._conclusion
+
+    async def deliver(self, intent: Intent) -> Delivery:
+        """Tell the engine what is intended with its run, and wait for its answer, up to the channel's time.
+
+        If the engine is not there (not yet, or no more), the answer comes at once.
+
+        An engine is told one intent only. Delivering another one, be it meanwhile or later, gives the answer to
+        the first, which `conclusion` names. An answer that comes late counts as well, even if the delivery was
+        given up or cancelled.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._child is not None:
+            with trio.move_on_after(self._ack_timeout):
+                # Of a connection that is broken, what was received before may still be read.
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._tell(self._child, intent)
+                await self._over.wait()
+        if self._conclusion is None:
+            return Delivery.NOT_ACKNOWLEDGED
+        if isinstance(self._conclusion, EngineReceipt):
+            return Delivery.ALREADY_CONCLUDED
+        return Delivery.ACKNOWLEDGED
+
+    async def _tell(self, child: _Connection, intent: Intent) -> None:
+        if self._intent is not None:
+            return
+        self._intent = intent
+        try:
+            await child.send(BYTE_OF_INTENT[intent])
+        except BaseException:
+            # A single byte was either sent or not.
+            self._intent = None
+            raise
+
+    async def _serve(self, listener: trio.SocketListener) -> None:
+        try:
+            await self._meet_child(listener)
+            if self._child is not None:
+                await self._converse(self._child)
+        except (MalformedMessageError, trio.BrokenResourceError) as error:
+            self._debug(f"closed, because of {error!r}")
+        finally:
+            self._over.set()
+            if self._child is not None:
+                await trio.aclose_forcefully(self._child.stream)
+
+    async def _meet_child(self, listener: trio.SocketListener) -> None:
+        """Listen until somebody shows the token, and no longer."""
+        async with listener, trio.open_nursery() as nursery:
+            places = trio.Semaphore(_STRANGERS)
+
+            async def meet(stream: trio.SocketStream) -> None:
+                stranger = _Connection(stream)
+                try:
+                    if await self._has_token(stranger):
+                        self._child = stranger
+                        nursery.cancel_scope.cancel()
+                finally:
+                    if self._child is not stranger:
+                        await trio.aclose_forcefully(stream)
+                    places.release()
+
+            while True:
+                await places.acquire()
+                nursery.start_soon(meet, await self._accept(listener))
+
+    async def _accept(self, listener: trio.SocketListener) -> trio.SocketStream:
+        while True:
+            try:
+                return await listener.accept()
+            except OSError as error:
+                self._debug(f"cannot accept a connection just now: {error}")
+                await trio.sleep(_ACCEPT_PAUSE)
+
+    async def _has_token(self, stranger: _Connection) -> bool:
+        token = None
+        try:
+            with trio.move_on_after(_TOKEN_TIME):
+                token = await stranger.take(take_token)
+        except (MalformedMessageError, trio.BrokenResourceError) as error:
+            self._debug(f"turned a connection away, because of {error!r}")
+            return False
+        # Used up by the first: of two that come at the same moment, the second is not the child.
+        if self._child is None and token is not None and secrets.compare_digest(token, self._token):
+            return True
+        self._debug("turned a connection away, which did not show the token")
+        return False
+
+    async def _converse(self, child: _Connection) -> None:
+        chosen: Hello | None = None
+        while self._conclusion is None:
+            match await child.take(take_message):
+                case None:
+                    return
+                case Hello() as offer if chosen is None:
+                    chosen = choose(offer)
+                    await child.send(encode_hello(chosen))
+                case IntentAcknowledged() if self._intent is not None:
+                    self._conclusion = self._intent
+                case EngineReceipt() as receipt if chosen is not None and chosen.receipts:
+                    self._conclusion = receipt
+                    await child.send(RECEIPT_ACKNOWLEDGED)
+                case message:
+                    raise MalformedMessageError(f"{message} out of turn")
+
+    def _debug(self, message: str) -> None:
+        _logger.debug("Control channel on port %s: %s", self._port, message)
+
+
+@asynccontextmanager
+async def open_control_channel(*, ack_timeout: float = 1.0) -> AsyncIterator[ControlChannel]:
+    """Listen to the engine of one attempt at a run, for as long as its process lives.
+
+    Nothing that the process does, or anybody else who connects, raises anything here. If there is no port to be
+    had, that is logged, and the channel reaches nobody.
+
+    Args:
+        ack_timeout: seconds that the engine has for acknowledging an intent.
+    """
+    listener = await _listen()
+    if listener is None:
+        yield ControlChannel(None, ack_timeout)
+        return
+    channel = ControlChannel(listener.socket.getsockname()[1], ack_timeout)
+    exits = AsyncExitStack()
+    nursery = await exits.enter_async_context(trio.open_nursery())
+    try:
+        nursery.start_soon(channel._serve, listener)  # noqa: SLF001 - the other half of the same thing
+        yield channel
+    finally:
+        # The nursery does not see the block's exception, which it would put into a group. Shielded, since a
+        # cancellation from outside would come out of here in its place.
+        nursery.cancel_scope.shield = True
+        nursery.cancel_scope.cancel()
+        await exits.aclose()
+
+
+async def _listen() -> trio.SocketListener | None:
+    try:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=_STRANGERS)
+    except OSError as error:
+        _logger.warning(
+            "No port on 127.0.0.1 for the control channel of a flow run: %s. The run goes on, but if it is"
+            " terminated, it does not learn why and may report a crash.",
+            error,
+        )
+        return None
+    return listener

@@ -1,0 +1,85 @@
+"""How the hooks of a flow are called: never here, always in a process like the one that ran the flow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import attrs
+import trio
+
+from trioworker.infrastructure.process_job import ProcessJob
+from trioworker.infrastructure.process_start import machine_errors_explained
+from trioworker.infrastructure.protocol import HookCall, InfrastructureError
+from trioworker.infrastructure.workspace import write_private
+from trioworker.infrastructure.workspace_supervisor import read_manifest
+
+__all__ = ["HookProcess", "open_hook_process"]
+
+_SCRIPT: Final = Path(__file__).with_name("call_hooks.py")
+
+
+@attrs.frozen(kw_only=True)
+class HookProcess:
+    """The process that calls the hooks, ready to be started.
+
+    Attributes:
+        command: the program and its arguments.
+        environment: the whole environment of the process.
+        directory: where it starts.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = attrs.field(repr=False)
+    directory: Path
+
+
+@asynccontextmanager
+async def open_hook_process(python: str, job: ProcessJob, call: HookCall) -> AsyncIterator[HookProcess]:
+    """Keep the documents that the process reads, for as long as it goes on.
+
+    Args:
+        python: the interpreter of the flow.
+        job: the job that ran the flow, with its workspace.
+        call: which hooks, and what they are told.
+
+    Raises:
+        InfrastructureFullError: there is no room for the documents just now.
+        InfrastructureError: the hooks cannot be called.
+    """
+    process = await _hook_process(python, job, call)
+    private = job.opened_workspace.private
+    documents = {
+        private / f"flow-run-{uuid4()}.json": call.flow_run,
+        private / f"state-{uuid4()}.json": call.state,
+    }
+    try:
+        with machine_errors_explained("what the hooks are told cannot be written"):
+            for path, document in documents.items():
+                await trio.to_thread.run_sync(write_private, path, json.dumps(document))
+        yield attrs.evolve(process, command=(*process.command, *map(str, documents)))
+    finally:
+        for path in documents:
+            path.unlink(missing_ok=True)
+
+
+async def _hook_process(python: str, job: ProcessJob, call: HookCall) -> HookProcess:
+    workspace = job.opened_workspace
+    if workspace.manifest is None:
+        return HookProcess(
+            command=(python, str(_SCRIPT), call.kind),
+            environment=job.environment,
+            directory=workspace.root,
+        )
+    manifest = await read_manifest(workspace.manifest)
+    if manifest.hook_command is None:
+        raise InfrastructureError("what runs the flow is not a Python that could call its hooks")
+    return HookProcess(
+        command=(*manifest.hook_command, call.kind, str(workspace.manifest)),
+        environment=manifest.environment,
+        directory=manifest.working_directory,
+    )

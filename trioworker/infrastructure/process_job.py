@@ -1,0 +1,165 @@
+"""The job configuration of a process, checked as strictly as Prefect checks it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import attrs
+
+from trioworker.infrastructure.protocol import InfrastructureError
+from trioworker.infrastructure.workspace import Workspace
+
+__all__ = ["ProcessConfiguration", "ProcessJob", "read_configuration"]
+
+_TRUE: Final = {"true", "1", "yes", "on", "t", "y"}
+_FALSE: Final = {"false", "0", "no", "off", "f", "n"}
+
+_NOT_OPENED: Final = "this job has no workspace yet: use the job that `open_workspace` yields"
+
+
+@attrs.frozen(kw_only=True)
+class ProcessConfiguration:
+    """A job configuration in which everything is what it should be.
+
+    Attributes:
+        command: the program and its arguments; None to run the flow by Prefect's own means.
+        env: what to set in the environment; a null takes away what Prefect would set.
+        working_directory: absolute; None for a temporary one.
+        stream_output: whether the process writes to the worker's standard output and error, or nowhere.
+    """
+
+    command: tuple[str, ...] | None
+    env: Mapping[str, str | None] = attrs.field(repr=False)
+    working_directory: Path | None
+    stream_output: bool
+
+
+@attrs.frozen(kw_only=True)
+class ProcessJob:
+    """What is needed to start the process of a run.
+
+    Attributes:
+        flow_run_id: which run.
+        command: the program and its arguments; None to run the flow by Prefect's own means.
+        environment: the whole environment of the process, but for what its control channel adds.
+        working_directory: where it starts; None for a temporary directory.
+        stream_output: whether it writes to the worker's standard output and error, or nowhere.
+        workspace: its directories, once they are there.
+    """
+
+    flow_run_id: UUID
+    command: tuple[str, ...] | None
+    environment: Mapping[str, str] = attrs.field(repr=False)
+    working_directory: Path | None
+    stream_output: bool
+    workspace: Workspace | None = None
+
+    @property
+    def opened_workspace(self) -> Workspace:
+        """The directories of the run.
+
+        Raises:
+            ValueError: they have not been made yet.
+        """
+        if self.workspace is None:
+            raise ValueError(_NOT_OPENED)
+        return self.workspace
+
+    @property
+    def opened_command(self) -> tuple[str, ...]:
+        """The program and its arguments, whatever was configured.
+
+        Raises:
+            ValueError: what Prefect's own means are in this workspace is not known yet.
+        """
+        if self.command is None:
+            raise ValueError(_NOT_OPENED)
+        return self.command
+
+
+def read_configuration(configuration: Mapping[str, Any]) -> ProcessConfiguration:
+    """Check a job configuration. Fields of other kinds of infrastructure are passed over, as Prefect does.
+
+    Raises:
+        InfrastructureError: a field is wrong; the message names it.
+    """
+    # Nothing here goes by these two, but whoever gets them wrong shall hear of it as from Prefect.
+    _text_or_none(configuration, "name")
+    _labels(configuration)
+    command = _text_or_none(configuration, "command")
+    directory = _text_or_none(configuration, "working_dir")
+    return ProcessConfiguration(
+        command=_words(command) if command else None,
+        env=_env(configuration),
+        working_directory=None if directory is None else _absolute(directory),
+        stream_output=_flag(configuration, "stream_output", default=True),
+    )
+
+
+def _text_or_none(configuration: Mapping[str, Any], field: str) -> str | None:
+    value = configuration.get(field)
+    if value is None or isinstance(value, str):
+        return value
+    raise _wrong(field, f"must be text, not {value!r}")
+
+
+def _labels(configuration: Mapping[str, Any]) -> None:
+    for name, value in _mapping(configuration, "labels").items():
+        if not isinstance(value, str):
+            raise _wrong(f"labels.{name}", f"must be text, not {value!r}")
+
+
+def _env(configuration: Mapping[str, Any]) -> dict[str, str | None]:
+    env = {
+        name: None if value is None else str(value) for name, value in _mapping(configuration, "env").items()
+    }
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name:
+            raise _wrong("env", f"{name!r} cannot be the name of an environment variable")
+        if value is not None and "\0" in value:
+            raise _wrong(f"env.{name}", "must not have a null character in it")
+    return env
+
+
+def _mapping(configuration: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    value = configuration.get(field, {})
+    if not isinstance(value, Mapping):
+        raise _wrong(field, f"must be a mapping, not {value!r}")
+    for name in value:
+        if not isinstance(name, str):
+            raise _wrong(field, f"must have text for names, not {name!r}")
+    return value
+
+
+def _flag(configuration: Mapping[str, Any], field: str, *, default: bool) -> bool:
+    value = configuration.get(field, default)
+    # Numbers other than 0 and 1 are not taken for a truth, but 1.0 is.
+    word = str(int(value) if value in (0, 1) else value).lower()
+    if value is not None and word in _TRUE | _FALSE:
+        return word in _TRUE
+    raise _wrong(field, f"must be true or false, not {value!r}")
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise _wrong("command", f"{command!r}: {error}") from error
+    if not words:
+        raise _wrong("command", "is blank")
+    return words
+
+
+def _absolute(directory: str) -> Path:
+    # Prefect expands no ~ here, and to it an empty text is the directory of the worker.
+    if "\0" in directory:
+        raise _wrong("working_dir", "must not have a null character in it")
+    return Path(directory).absolute()
+
+
+def _wrong(field: str, problem: str) -> InfrastructureError:
+    return InfrastructureError(f"job configuration: {field} {problem}")

@@ -1,0 +1,88 @@
+"""What is agreed with Prefect's workspace supervisor, which prepares a flow's code in the run's own process.
+
+The supervisor finds in a configuration file which run it is to prepare and where. It fetches the code, leaves a
+manifest of what it has prepared, and then becomes Prefect's engine. The manifest is what a flow's hooks are called
+by later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import attrs
+import cattrs
+import trio
+
+from trioworker.infrastructure.process_start import machine_errors_explained
+from trioworker.infrastructure.protocol import InfrastructureError
+from trioworker.infrastructure.workspace import Workspace, write_private
+
+__all__ = ["Manifest", "read_manifest", "supervise"]
+
+
+@attrs.frozen(kw_only=True)
+class Manifest:
+    """What the supervisor says of a workspace that is ready.
+
+    Attributes:
+        working_directory: where the flow runs.
+        hook_command: what calls a hook of the flow; None if the flow is run by something other than Python.
+        environment: what the flow finds in its environment.
+    """
+
+    working_directory: Path
+    hook_command: tuple[str, ...] | None
+    environment: Mapping[str, str] = attrs.field(repr=False)
+
+
+async def supervise(
+    python: str, workspace: Workspace, flow_run_id: UUID
+) -> tuple[tuple[str, ...], Workspace]:
+    """The command that prepares and runs a flow run, and the workspace in which it finds what it is to do.
+
+    Raises:
+        InfrastructureFullError: there is no room for that just now.
+        InfrastructureError: its configuration cannot be written.
+    """
+    configuration = workspace.private / "supervisor.json"
+    manifest = workspace.private / "workspace.json"
+    document = {
+        "flow_run_id": str(flow_run_id),
+        "workspace_root": str(workspace.root),
+        "manifest_path": str(manifest),
+        "command": None,
+    }
+    with machine_errors_explained("the configuration of its workspace cannot be written"):
+        await trio.to_thread.run_sync(write_private, configuration, json.dumps(document))
+    command = (python, "-m", "prefect.runner._workspace_supervisor", str(configuration))
+    return command, attrs.evolve(workspace, manifest=manifest)
+
+
+async def read_manifest(path: Path) -> Manifest:
+    """What the supervisor has prepared.
+
+    Raises:
+        InfrastructureError: nothing yet, or nothing that can be understood.
+    """
+    try:
+        with machine_errors_explained(f"the manifest {path} cannot be read"):
+            text = await trio.to_thread.run_sync(_read, path)
+    except InfrastructureError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise InfrastructureError("the flow run ended before its workspace was ready") from error
+        raise
+    try:
+        document: Any = json.loads(text)
+        return cattrs.structure(document, Manifest)
+    except (ValueError, cattrs.BaseValidationError) as error:
+        raise InfrastructureError(
+            f"the manifest of its workspace is not what Prefect writes: {text[:200]!r}"
+        ) from error
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

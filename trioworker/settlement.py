@@ -1,0 +1,117 @@
+"""Bring the server's record of a run that has ended to what is true, and have the flow's hooks called on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal
+
+import attrs
+
+from trioworker.active_runs import ActiveRun
+from trioworker.api.errors import APIError, ObjectNotFoundError
+from trioworker.api.models import StateType
+from trioworker.conclusion import Leave, Propose, conclude
+from trioworker.infrastructure.protocol import HookCall, Infrastructure, InfrastructureError
+from trioworker.run_log import RunLog
+from trioworker.run_requests import RunRequests
+
+# A state that changes under our hands is looked at again, but not for ever.
+_LOOKS = 5
+
+
+@attrs.frozen
+class Hooks:
+    """The hooks of one flow, which are called where the flow has run.
+
+    Attributes:
+        infrastructure: calls them.
+        job: as it was run.
+        requests: reads the run as the hooks shall see it.
+        run_log: told of hooks that could not be called.
+        now: the time of day.
+    """
+
+    infrastructure: Infrastructure[Any]
+    job: Any
+    requests: RunRequests
+    run_log: RunLog
+    now: Callable[[], datetime]
+
+    async def call(
+        self, kind: Literal["cancellation", "crashed"], state_type: StateType, message: str | None
+    ) -> None:
+        """Call the hooks for a state; that they could not be called is said and harms nothing."""
+        state = {
+            "type": state_type.value,
+            "name": state_type.value.capitalize(),
+            "message": message,
+            "timestamp": self.now().isoformat(),
+        }
+        try:
+            document = await self.requests.document()
+            await self.infrastructure.run_hooks(self.job, HookCall(kind=kind, flow_run=document, state=state))
+        except (APIError, InfrastructureError) as error:
+            self.run_log.warning(f"The on_{kind} hooks of the flow could not be called: {error}")
+
+
+@attrs.frozen
+class Settlement:
+    """Settles one run.
+
+    Attributes:
+        active: the run.
+        requests: asks the API about it.
+        run_log: told what was found.
+        now: the time of day.
+    """
+
+    active: ActiveRun
+    requests: RunRequests
+    run_log: RunLog
+    now: Callable[[], datetime]
+
+    async def settle(self, ended: str, hooks: Hooks | None = None) -> StateType | None:
+        """Settle the run, if it is not already.
+
+        Args:
+            ended: how it ended, as a sentence for its state.
+            hooks: the hooks of its flow; None if they are not to be called.
+
+        Returns:
+            The type of the state that was reported for it; None if there was none to report.
+        """
+        # Of a run that was executed, its state tells enough.
+        write = self.run_log.info if hooks is None else self.run_log.note
+        for _ in range(_LOOKS):
+            conclusion = await self._conclude(ended)
+            if isinstance(conclusion, Leave):
+                self.run_log.debug(f"Flow run '{self.active.flow_run.name}': {conclusion.reason}")
+                return None
+            last = conclusion.states[-1]
+            if last.type is StateType.CANCELLED and hooks is not None:
+                await hooks.call("cancellation", StateType.CANCELLING, "Flow run was cancelled.")
+                # However often their call is followed by another look, once is enough.
+                hooks = None
+            if await self.requests.report(*conclusion.states, write=write):
+                if last.type is StateType.CRASHED and hooks is not None:
+                    await hooks.call("crashed", StateType.CRASHED, last.message)
+                return last.type
+        self.run_log.alarm(
+            f"The state of flow run '{self.active.flow_run.name}' keeps changing; it is left as it is"
+        )
+        return None
+
+    async def _conclude(self, ended: str) -> Leave | Propose:
+        try:
+            current = await self.requests.read()
+        except ObjectNotFoundError:
+            return Leave("it was deleted")
+        return conclude(
+            current,
+            ended=ended,
+            known_places={self.active.identifier, self.active.flow_run.infrastructure_pid},
+            own_transition_ids=self.active.transition_ids,
+            cancel_requested=self.active.cancel_requested.is_set(),
+            now=self.now(),
+        )

@@ -1,0 +1,137 @@
+"""A flow run of the fake with all that the API shows of one, for those who want more than a worker reads."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from uuid import UUID, uuid5
+
+from trioworker.api.converter import unstructure
+from trioworker.api.models import State, StateType
+from trioworker.testing.fake_server import Run
+
+# What the API shows of every run or state, and what in the fake is never anything else.
+_NEVER_SET_IN_RUN = (
+    "deployment_version",
+    "flow_version",
+    "idempotency_key",
+    "parent_task_run_id",
+    "infrastructure_document_id",
+    "created_by",
+)
+_NEVER_SET_IN_STATE = (
+    "task_run_id",
+    "child_flow_run_id",
+    "cache_key",
+    "cache_expiration",
+    "pause_timeout",
+    "pause_key",
+    "run_input_keyset",
+    "refresh_cache",
+    "retriable",
+    "task_parameters_id",
+    "traceparent",
+    "deployment_concurrency_lease_id",
+)
+
+
+def flow_run_document(run: Run, *, now: datetime) -> dict[str, Any]:
+    """What `GET /flow_runs/{id}` answers, decoded.
+
+    Args:
+        run: the run.
+        now: the server's time, for the estimates.
+
+    Of the run's policy the pause keys are missing: the fake keeps none.
+    """
+    state = _state(run)
+    created, updated = _moment(run.states[0]), _moment(run.state)
+    expected = _expected_start_time(run)
+    ran = _time_running(run)
+    runs_for = now - updated if run.state.type is StateType.RUNNING else timedelta()
+    delay = max(timedelta(), (run.public.start_time or now) - expected)
+    is_waiting = run.state.type is StateType.SCHEDULED
+    document = {
+        **dict.fromkeys(_NEVER_SET_IN_RUN),
+        **unstructure(run.public),
+        "created": created.isoformat(),
+        "updated": updated.isoformat(),
+        "state": state,
+        "state_id": state["id"],
+        "state_type": state["type"],
+        "state_name": state["name"],
+        "work_queue_id": str(run.queue.id),
+        "work_pool_id": str(run.pool.public.id),
+        "work_pool_name": run.pool.public.name,
+        "parameters": run.parameters,
+        "labels": run.labels,
+        "context": {},
+        "empirical_policy": _policy(run),
+        "run_count": run.run_count,
+        "expected_start_time": expected.isoformat(),
+        "next_scheduled_start_time": run.due.isoformat() if is_waiting else None,
+        "end_time": updated.isoformat() if run.state.type.is_final else None,
+        "total_run_time": ran.total_seconds(),
+        "estimated_run_time": (ran + runs_for).total_seconds(),
+        "estimated_start_time_delta": delay.total_seconds(),
+        "auto_scheduled": False,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(document))
+    return plain
+
+
+def _state(run: Run) -> dict[str, Any]:
+    state = unstructure(run.state)
+    suspended = run.state.type is StateType.PAUSED and run.state.name == "Suspended"
+    state["id"] = str(_state_id(run))
+    state["state_details"] |= {
+        **dict.fromkeys(_NEVER_SET_IN_STATE),
+        "flow_run_id": str(run.public.id),
+        "deferred": False,
+        "untrackable_result": False,
+        "pause_reschedule": suspended,
+    }
+    return state
+
+
+def _state_id(run: Run) -> UUID:
+    return uuid5(run.public.id, str(len(run.states)))
+
+
+def _policy(run: Run) -> dict[str, Any]:
+    return {
+        "max_retries": 0,
+        "retry_delay_seconds": 0.0,
+        "retries": run.retries,
+        "retry_delay": None if run.retries is None else run.retry_delay,
+        "pause_keys": [],
+        "resuming": False,
+        "retry_type": run.public.empirical_policy.retry_type,
+    }
+
+
+def _moment(state: State) -> datetime:
+    assert state.timestamp is not None  # noqa: S101 - the fake gives every state one
+    return state.timestamp
+
+
+def _expected_start_time(run: Run) -> datetime:
+    """When the run was last scheduled for."""
+    times = [state.state_details.scheduled_time for state in run.states if state.type is StateType.SCHEDULED]
+    expected = times[-1]
+    assert expected is not None  # noqa: S101 - every scheduled state has a time
+    return expected
+
+
+def _time_running(run: Run) -> timedelta:
+    """How long the run has been running, less the time since it last began to."""
+    return sum(
+        (
+            _moment(after) - _moment(before)
+            for before, after in pairwise(run.states)
+            if before.type is StateType.RUNNING
+        ),
+        timedelta(),
+    )
