@@ -17,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from trioworker.local_server import open_local_server
+from trioworker.command.local_server import open_local_server
 
 STARTS = 5
 

@@ -14,7 +14,7 @@ import trio
 from run_table import watch_runs
 
 import trioworker
-from trioworker.local_server import open_local_server
+from trioworker.command.local_server import open_local_server
 
 FLOWS = Path(__file__).with_name("flows.py")
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 import trio
 from support import settings
 
-from trioworker.infrastructure.process import ProcessInfrastructure
+from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
 from trioworker.infrastructure.protocol import Assignment, Outcome
 
 RUN_ID = uuid4()

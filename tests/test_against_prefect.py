@@ -13,8 +13,8 @@ from uuid import UUID
 
 import pytest
 
-from trioworker.infrastructure.process_environment import run_environment
-from trioworker.infrastructure.process_job import read_configuration
+from trioworker.infrastructure.process.environment import run_environment
+from trioworker.infrastructure.process.job import read_configuration
 from trioworker.infrastructure.protocol import InfrastructureError
 
 pytestmark = pytest.mark.process

@@ -39,8 +39,8 @@ from trioworker.api.models import (
     WorkerMetadata,
 )
 from trioworker.api.transport import Transport, TransportConfig
-from trioworker.claim import Revived, judge_claim
-from trioworker.conclusion import restored
+from trioworker.runs.claim import Revived, judge_claim
+from trioworker.runs.conclusion import restored
 from trioworker.testing import FakePrefectAPI
 
 TEMPLATE = {

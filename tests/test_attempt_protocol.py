@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trioworker.infrastructure.attempt_protocol import (
+from trioworker.infrastructure.process.attempt_protocol import (
     BYTE_OF_INTENT,
     RECEIPT_ACKNOWLEDGED,
     Disposition,

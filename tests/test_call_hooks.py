@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import pytest
 
-from trioworker.infrastructure import call_hooks
+from trioworker.infrastructure.process import call_hooks
 
 
 class Document(SimpleNamespace):

@@ -10,10 +10,10 @@ import trio
 import trio.testing
 from support import FOREVER, POOL, World
 
-from trioworker.active_runs import ActiveRuns
 from trioworker.api.errors import APIUnavailableError, ObjectNotFoundError, RequestRefusedError
 from trioworker.api.models import FlowRun
 from trioworker.cancellation import CancellationWatch, is_orphan
+from trioworker.runs.active import ActiveRuns
 from trioworker.testing import Script
 
 Clock = trio.testing.MockClock

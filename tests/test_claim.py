@@ -11,7 +11,7 @@ import trio.testing
 from support import World
 
 from trioworker.api.models import State, StateDetails, StateType
-from trioworker.claim import Cancelling, Granted, Lost, Revived, judge_claim
+from trioworker.runs.claim import Cancelling, Granted, Lost, Revived, judge_claim
 
 Clock = trio.testing.MockClock
 

@@ -357,6 +357,21 @@ class TestWorkPool:
         assert await prefect.state_name(run) == "Completed"
 
 
+class TestType:
+    async def test_type_of_agents_is_refused_in_prefects_words(
+        self, launch: Launcher, prefect: Prefect
+    ) -> None:
+        pool = f"agents-{free_port()}"
+        refused = await launch("start", "-p", pool, "--type", "prefect-agent", api=prefect.url)
+        assert await refused.exit_code() == 1
+        (line,) = refused.lines_with("Error:")
+        assert line.startswith(
+            "Error: 'prefect-agent' typed work pools work with Prefect Agents instead of Workers. Please use the"
+            " 'prefect agent start' to start a Prefect Agent."
+        )
+        assert not await prefect.exists(f"work_pools/{pool}")
+
+
 class TestBadRuns:
     async def test_run_that_cannot_be_executed_crashes_alone(
         self, launch: Launcher, prefect: Prefect

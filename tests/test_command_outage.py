@@ -13,7 +13,7 @@ import command
 import pytest
 from command import COMPLETES, Launcher, Prefect, free_port, open_http
 
-from trioworker.local_server import LocalServer, open_local_server
+from trioworker.command.local_server import LocalServer, open_local_server
 
 launch = command.launch
 

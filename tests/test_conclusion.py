@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from trioworker.api.models import FlowRun, FlowRunPolicy, State, StateDetails, StateType
-from trioworker.conclusion import (
+from trioworker.runs.conclusion import (
     Conclusion,
     Leave,
     Propose,

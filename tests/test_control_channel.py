@@ -23,8 +23,8 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trioworker.infrastructure.attempt_protocol import Disposition
-from trioworker.infrastructure.control_channel import (
+from trioworker.infrastructure.process.attempt_protocol import Disposition
+from trioworker.infrastructure.process.control_channel import (
     ControlChannel,
     Delivery,
     EngineReceipt,

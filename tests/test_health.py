@@ -185,7 +185,6 @@ async def test_worker_whose_health_address_is_taken_does_not_start(
 # A real server
 
 
-@pytest.mark.process
 async def test_server_answers_over_a_real_socket() -> None:
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,19 +20,13 @@ from process_support import (
     standard_output_to,
     temporary_directories,
 )
-from support import URL
 
-from trioworker.errors import ConfigurationError
-from trioworker.infrastructure.process import DEFAULT_BASE_JOB_TEMPLATE, ProcessJob
 from trioworker.infrastructure.protocol import (
     Gone,
-    Infrastructure,
     InfrastructureError,
-    InfrastructureFullError,
     Outcome,
     Running,
 )
-from trioworker.job_template import render
 
 pytestmark = pytest.mark.process
 
@@ -86,84 +79,6 @@ class Family:
         os.close(self._reader)
 
 
-# prepare
-
-
-def test_it_is_an_infrastructure(tmp_path: Path) -> None:
-    where: Infrastructure[ProcessJob] = infrastructure(tmp_path)
-    assert where.type == "process"
-
-
-def test_default_template_without_variables_leaves_the_command_to_prefect(tmp_path: Path) -> None:
-    where = infrastructure(tmp_path)
-    configuration = render(where.default_base_job_template, {}, environment={})
-    job = where.prepare(assignment(configuration))
-    assert job.command is None
-    assert job.working_directory is None
-    assert job.stream_output is True
-
-
-def test_default_template_has_the_fields_of_prefects() -> None:
-    variables = DEFAULT_BASE_JOB_TEMPLATE["variables"]["properties"]
-    fields = {"command", "env", "labels", "name", "stream_output", "working_dir"}
-    assert set(variables) == set(DEFAULT_BASE_JOB_TEMPLATE["job_configuration"]) == fields
-
-
-def test_every_field_is_heeded(tmp_path: Path) -> None:
-    job = infrastructure(tmp_path).prepare(
-        assignment(
-            {
-                "command": "run 'this thing' --now",
-                "working_dir": str(tmp_path),
-                "stream_output": False,
-                "env": {"A": "1"},
-                "labels": {"any": "thing"},
-                "name": "any name",
-            }
-        )
-    )
-    assert job.command == ("run", "this thing", "--now")
-    assert job.working_directory == tmp_path
-    assert job.stream_output is False
-    assert job.environment["A"] == "1"
-
-
-def test_interpreter_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="TRIOWORKER_PYTHON is '/no/such/python'"):
-        infrastructure(tmp_path, {"TRIOWORKER_PYTHON": "/no/such/python"})
-
-
-@pytest.mark.parametrize(("command", "holds"), [(None, "of job"), ("anything", "of settings")])
-def test_settings_of_the_worker_win_over_the_job_if_there_is_a_command_and_else_yield_to_it(
-    tmp_path: Path, command: str | None, holds: str
-) -> None:
-    where = infrastructure(tmp_path, {"PREFECT_API_KEY": "of settings", "KEPT": "of worker"})
-    job = where.prepare(
-        assignment(
-            {"command": command, "env": {"PREFECT_API_KEY": "of job", "OVER": "of job"}},
-            OVER="of run",
-            RUN="1",
-        )
-    )
-    assert job.environment["PREFECT_API_KEY"] == holds
-    assert job.environment["PREFECT_API_URL"] == URL
-    assert job.environment["KEPT"] == "of worker"
-    assert job.environment["OVER"] == "of job"
-    assert job.environment["RUN"] == "1"
-
-
-def test_environment_is_that_of_the_settings_not_of_this_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ONLY_HERE", "1")
-    assert "ONLY_HERE" not in infrastructure(tmp_path).prepare(assignment({})).environment
-
-
-def test_environment_does_not_show(tmp_path: Path) -> None:
-    job = infrastructure(tmp_path, {"PREFECT_API_KEY": "hush"}).prepare(assignment({}))
-    assert "hush" not in repr(job)
-
-
 # run
 
 
@@ -206,13 +121,6 @@ async def test_workspace_outlives_the_run_and_nothing_of_it_is_left_in_the_end(
             assert await trio.Path(job.opened_workspace.root, "made").exists()
             assert len(temporary_directories(tmp_path)) == 2
     assert temporary_directories(tmp_path) == set()
-
-
-async def test_job_without_its_workspace_is_refused(tmp_path: Path) -> None:
-    where = infrastructure(tmp_path)
-    for configuration in ({"command": python("pass")}, {}):
-        with pytest.raises(ValueError, match="use the job that `open_workspace` yields"):
-            await where.run(where.prepare(assignment(configuration)))
 
 
 async def test_directory_that_was_asked_for_is_kept(tmp_path: Path) -> None:
@@ -288,17 +196,6 @@ async def test_command_that_no_system_could_start_is_named(tmp_path: Path) -> No
         await executed(infrastructure(tmp_path), {"command": "a\0b"})
 
 
-async def test_want_of_threads_is_no_fault_of_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_thread(*_: object, **__: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(subprocess, "Popen", no_thread)
-    with pytest.raises(InfrastructureFullError, match="no thread can be started just now"):
-        await executed(infrastructure(tmp_path), {"command": "true"})
-
-
 async def test_directory_that_is_missing_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     configuration = {"command": python("pass"), "working_dir": str(missing)}
@@ -337,12 +234,6 @@ async def test_kill_ends_a_stubborn_child_too(tmp_path: Path) -> None:
     assert outcomes[0].status_code == -15
     assert isinstance(await where.find(identifier), Gone)
     family.close()
-
-
-async def test_kill_of_what_is_not_there_is_harmless(tmp_path: Path) -> None:
-    where = infrastructure(tmp_path)
-    await where.kill("1", 5)
-    assert isinstance(await where.find("1"), Gone)
 
 
 @pytest.mark.parametrize("parent", ["obedient", "stubborn"])
@@ -423,13 +314,3 @@ async def test_what_a_failed_run_leaves_behind_is_ended(tmp_path: Path) -> None:
     assert outcomes[0].status_code == 3
     assert family.is_gone()
     family.close()
-
-
-async def test_relative_working_directory_is_below_that_of_the_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "below").mkdir()
-    monkeypatch.chdir(tmp_path)
-    where = infrastructure(tmp_path)
-    job = where.prepare(assignment({"working_dir": "below"}))
-    assert job.working_directory == tmp_path / "below"

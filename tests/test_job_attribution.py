@@ -10,8 +10,8 @@ import attrs
 import pytest
 
 from trioworker.api.models import Deployment, Flow, FlowRun, WorkPool
-from trioworker.job_attribution import job_labels, render_name
-from trioworker.job_template import JobTemplateError
+from trioworker.job.attribution import job_labels, render_name
+from trioworker.job.template import JobTemplateError
 
 FLOW = Flow(id=UUID(int=1), name="etl")
 RUN = FlowRun(id=UUID(int=2), name="brave-owl", flow_id=FLOW.id)

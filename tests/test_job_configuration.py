@@ -11,8 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from trioworker.api.errors import APIError, APIUnavailableError, NotPermittedError, ObjectNotFoundError
-from trioworker.job_configuration import resolve_job_configuration
-from trioworker.job_template import JobTemplateError
+from trioworker.job.configuration import resolve_job_configuration
+from trioworker.job.template import JobTemplateError
 
 DOCUMENT = "3fd2bd5e-5b5f-4d7c-9f0c-1d6bb1b0a001"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trioworker.job_template import (
+from trioworker.job.template import (
     Block,
     BlockById,
     JobTemplateError,

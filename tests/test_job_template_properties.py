@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from trioworker.api.errors import ObjectNotFoundError
 from trioworker.api.models import Deployment, Flow, FlowRun, WorkPool
-from trioworker.job_attribution import job_labels, render_name
-from trioworker.job_configuration import resolve_job_configuration
-from trioworker.job_template import (
+from trioworker.job.attribution import job_labels, render_name
+from trioworker.job.configuration import resolve_job_configuration
+from trioworker.job.template import (
     Block,
     BlockById,
     JobTemplateError,

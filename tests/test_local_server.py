@@ -16,8 +16,8 @@ import httpx
 import pytest
 import trio
 
-from trioworker import local_server
-from trioworker.local_server import LocalServer, LocalServerError, RestartPolicy, open_local_server
+from trioworker.command import local_server
+from trioworker.command.local_server import LocalServer, LocalServerError, RestartPolicy, open_local_server
 
 SETTINGS = """
 class settings:
@@ -275,7 +275,7 @@ class TestWithStandIn:
         worker.write_text(
             "import os, sys, trio\n"
             "from pathlib import Path\n"
-            "from trioworker.local_server import open_local_server\n"
+            "from trioworker.command.local_server import open_local_server\n"
             "async def main():\n"
             "    async with open_local_server(\n"
             "        python=sys.executable, home=Path(sys.argv[1]), environment=os.environ, grace=0.05\n"
@@ -290,7 +290,7 @@ class TestWithStandIn:
             env={
                 **stand_in.options(behaviour)["environment"],
                 "PYTHONPATH": os.pathsep.join(
-                    [stand_in.environment["PYTHONPATH"], str(Path(local_server.__file__).parents[1])]
+                    [stand_in.environment["PYTHONPATH"], str(Path(local_server.__file__).parents[2])]
                 ),
             },
         )
@@ -300,11 +300,6 @@ class TestWithStandIn:
             process.kill()
             await wait_for_end(server)
         assert await process.wait() == -signal.SIGKILL
-
-    async def test_a_taken_port_that_was_asked_for_is_an_error(self, stand_in: StandIn) -> None:
-        with occupied_port() as port, pytest.raises(LocalServerError, match=f"port {port} .* is taken"):
-            async with open_local_server(**stand_in.options(port=port)):
-                pytest.fail("entered")
 
     async def test_a_taken_port_that_was_preferred_is_replaced(self, stand_in: StandIn) -> None:
         with occupied_port() as port:
@@ -330,12 +325,6 @@ class TestWithStandIn:
     async def test_a_missing_interpreter_is_told_so(self, stand_in: StandIn) -> None:
         with pytest.raises(LocalServerError, match="/no/such/python: No such file"):
             async with open_local_server(**stand_in.options(python="/no/such/python")):
-                pytest.fail("entered")
-
-    async def test_a_home_that_cannot_be_written_is_told_so(self, stand_in: StandIn) -> None:
-        stand_in.home.touch()
-        with pytest.raises(LocalServerError, match="cannot write its log"):
-            async with open_local_server(**stand_in.options()):
                 pytest.fail("entered")
 
 

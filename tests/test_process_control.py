@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from process_support import assignment, executed, infrastructure, python, run_in_workspace
 
-from trioworker.infrastructure.process import ProcessInfrastructure
+from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
 from trioworker.infrastructure.protocol import Intent, Outcome
 
 pytestmark = pytest.mark.process

@@ -22,8 +22,8 @@ from process_support import (
     standard_output_to,
 )
 
-from trioworker.infrastructure.process import ProcessInfrastructure
-from trioworker.infrastructure.process_job import ProcessJob
+from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
+from trioworker.infrastructure.process.job import ProcessJob
 from trioworker.infrastructure.protocol import HookCall, InfrastructureError
 
 pytestmark = pytest.mark.process

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trioworker.infrastructure.process_job import read_configuration
+from trioworker.infrastructure.process.job import read_configuration
 from trioworker.infrastructure.protocol import InfrastructureError
 
 
@@ -48,3 +48,43 @@ def test_home_directories_are_not_expanded_as_prefect_does_not_either() -> None:
 
 def test_env_does_not_show() -> None:
     assert "hush" not in repr(read_configuration({"env": {"KEY": "hush"}}))
+
+
+def test_nothing_configured_leaves_all_to_prefect() -> None:
+    read = read_configuration({})
+    assert read.command is None
+    assert read.working_directory is None
+    assert read.stream_output is True
+    assert dict(read.env) == {}
+
+
+@pytest.mark.parametrize("command", [None, ""])
+def test_empty_command_is_none(command: str | None) -> None:
+    assert read_configuration({"command": command}).command is None
+
+
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [
+        *((value, True) for value in (True, 1, 1.0, "true", "TRUE", "on", "Yes", "t", "1")),
+        *((value, False) for value in (False, 0, 0.0, "false", "off", "N", "f", "0")),
+    ],
+)
+def test_truth_may_be_spelled_in_many_ways(value: object, flag: bool) -> None:
+    assert read_configuration({"stream_output": value}).stream_output is flag
+
+
+@pytest.mark.parametrize("value", [2, 0.5, -1, " true", "1.0", "", [], {}])
+def test_what_is_no_truth_is_refused(value: object) -> None:
+    with pytest.raises(InfrastructureError, match="stream_output must be true or false"):
+        read_configuration({"stream_output": value})
+
+
+def test_values_of_variables_become_text_and_null_stays() -> None:
+    env = {"A": 1, "B": True, "C": None, "D": "x"}
+    assert read_configuration({"env": env}).env == {"A": "1", "B": "True", "C": None, "D": "x"}
+
+
+def test_fields_of_other_kinds_of_infrastructure_are_passed_over() -> None:
+    read = read_configuration({"image": "x", "labels": {"team": "red"}, "name": "any"})
+    assert read == read_configuration({})

@@ -13,7 +13,7 @@ import pytest
 import trio
 from conftest import PrefectServer
 
-from trioworker.infrastructure.process import ProcessInfrastructure
+from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
 from trioworker.infrastructure.protocol import Assignment, HookCall, InfrastructureError
 from trioworker.settings import Settings
 

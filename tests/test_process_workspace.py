@@ -5,13 +5,10 @@ The interpreter is a small program that says what it was given.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import resource
-import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -26,8 +23,8 @@ from process_support import (
     temporary_directories,
 )
 
-from trioworker.infrastructure import interpreter, workspace
-from trioworker.infrastructure.process import ProcessInfrastructure
+from trioworker.infrastructure import interpreter
+from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
 from trioworker.infrastructure.protocol import InfrastructureError, InfrastructureFullError
 
 pytestmark = pytest.mark.process
@@ -132,45 +129,12 @@ async def test_interpreter_that_does_not_answer_is_not_waited_for(
         await executed(where, {})
 
 
-async def test_own_interpreter_is_looked_at_without_being_started(tmp_path: Path) -> None:
-    """And Prefect, of which it has the current version, is not imported for that."""
-    where = infrastructure(tmp_path)
-    imported = set(sys.modules)
-    async with where.open_workspace(where.prepare(assignment({}))) as job:
-        assert job.opened_command[:3] == (sys.executable, "-m", "prefect.runner._workspace_supervisor")
-    assert not any(name.startswith("prefect") for name in set(sys.modules) - imported)
-
-
 async def test_nothing_is_left_of_a_workspace_that_cannot_be_fitted_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(InfrastructureError):
         await executed(with_interpreter(tmp_path, "", prefect="none"), {})
-    assert temporary_directories(tmp_path) == set()
-
-
-async def test_directory_that_cannot_be_made_is_the_runs_own_trouble(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    with pytest.raises(InfrastructureError, match="no temporary directory can be made") as caught:
-        await executed(infrastructure(tmp_path), {"command": "true"})
-    assert not isinstance(caught.value, InfrastructureFullError)
-
-
-async def test_nothing_is_left_of_a_workspace_for_which_there_is_no_second_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def make(**named: Any) -> TemporaryDirectory[str]:
-        if "suffix" in named:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return TemporaryDirectory(**named)
-
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(workspace, "TemporaryDirectory", make)
-    with pytest.raises(InfrastructureError, match=r"no temporary directory can be made: .*No space left"):
-        await executed(infrastructure(tmp_path), {"command": "true"})
     assert temporary_directories(tmp_path) == set()
 
 

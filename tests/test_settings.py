@@ -234,6 +234,37 @@ def test_debug_mode_sets_the_logging_level(place: Place) -> None:
     assert settings.source_of("logging_level") == "PREFECT_DEBUG_MODE"
 
 
+def test_logging_file_is_in_the_home_directory_unless_it_is_elsewhere(place: Place) -> None:
+    usual = place.load(PREFECT_HOME="/prefect", PREFECT_LOGGING_CONFIG_PATH="")
+    elsewhere = place.load(PREFECT_LOGGING_SETTINGS_PATH="~/x.yml")
+
+    assert usual.logging_config_path == Path("/prefect/logging.yml")
+    assert usual.source_of("logging_config_path") == "default"
+    assert elsewhere.logging_config_path == Path("~/x.yml")
+    assert "PREFECT_LOGGING_CONFIG_PATH" not in usual.environment_for_runs()
+
+
+@pytest.mark.parametrize(("written", "log_format"), [("text", "text"), ("JSON", "json")])
+def test_log_format_is_text_or_json(place: Place, written: str, log_format: str) -> None:
+    assert place.load(TRIOWORKER_LOG_FORMAT=written).log_format == log_format
+    assert "text or json" in place.error(TRIOWORKER_LOG_FORMAT="xml")
+
+
+def test_variables_are_what_is_set_and_what_holds_otherwise_under_all_names(place: Place) -> None:
+    place.write("prefect.toml", '[logging]\nlevel = "warning"\n[results]\ndefault_serializer = "json"')
+
+    variables = place.load(PREFECT_CLIENT_ENABLE_METRICS="yes", TRIOWORKER_LOG_FORMAT="json").variables()
+
+    assert variables["PREFECT_LOGGING_LEVEL"] == "WARNING"
+    assert variables["PREFECT_RESULTS_DEFAULT_SERIALIZER"] == "json"
+    assert variables["PREFECT_CLIENT_METRICS_ENABLED"] == "True"
+    assert variables["PREFECT_CLIENT_ENABLE_METRICS"] == "True"
+    assert variables["PREFECT_WORKER_QUERY_SECONDS"] == "10.0"
+    assert variables["PREFECT_HOME"] == str(place.home / ".prefect")
+    assert "PREFECT_API_URL" not in variables
+    assert "TRIOWORKER_LOG_FORMAT" not in variables
+
+
 def test_certificates_of_the_system_are_used_where_prefect_names_none(place: Place) -> None:
     settings = place.load(SSL_CERT_FILE="/system.pem")
 

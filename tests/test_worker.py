@@ -28,7 +28,7 @@ from trioworker.api.errors import (
     RequestRefusedError,
 )
 from trioworker.api.models import FlowRun
-from trioworker.flow_run import FlowRunner
+from trioworker.runs.flow_run import FlowRunner
 from trioworker.testing import Script
 
 Clock = trio.testing.MockClock

@@ -10,7 +10,7 @@ def main() -> None:
     # Imported here so that a Ctrl-C during the imports is answered as calmly as a later one.
     try:
         _import_httpx_without_its_command_line()
-        from trioworker.cli import trioworker  # noqa: PLC0415
+        from trioworker.command.cli import trioworker  # noqa: PLC0415
 
         trioworker(_anyio_backend="trio")
     except KeyboardInterrupt:

@@ -9,11 +9,11 @@ from uuid import UUID
 import attrs
 import trio
 
-from trioworker.active_runs import ActiveRuns
 from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import APIError
 from trioworker.api.models import FlowRun
-from trioworker.conclusion import cancelled
+from trioworker.runs.active import ActiveRuns
+from trioworker.runs.conclusion import cancelled
 from trioworker.service import Rhythm, WakeUp, repeat
 
 _logger = logging.getLogger(__name__)

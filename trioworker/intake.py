@@ -9,13 +9,13 @@ from uuid import UUID
 import attrs
 import trio
 
-from trioworker.active_runs import ActiveRuns
 from trioworker.api.client import LARGEST_PAGE, PrefectAPI
 from trioworker.api.errors import ObjectNotFoundError
 from trioworker.api.models import FlowRun
-from trioworker.flow_run import FlowRunner
 from trioworker.health import PollingHealth
 from trioworker.notices import Notice, Notify
+from trioworker.runs.active import ActiveRuns
+from trioworker.runs.flow_run import FlowRunner
 from trioworker.service import Rhythm, WakeUp, repeat
 
 

@@ -19,14 +19,12 @@ from typing import Any
 import trio
 
 from trioworker import events
-from trioworker.active_runs import ActiveRuns
 from trioworker.api.client import PrefectAPI
 from trioworker.api.condition import Condition, ConditionChange
 from trioworker.cancellation import CancellationWatch
 from trioworker.config import WorkerConfig
 from trioworker.errors import GaveUpError, sole_errors_bare
 from trioworker.events import WorkerIdentity
-from trioworker.flow_run import FlowRunner
 from trioworker.health import PollingHealth, bind_health_socket, serve_health
 from trioworker.heartbeat import MissingPoolAlarm, keep_heartbeat
 from trioworker.infrastructure.interpreter import installed_prefect_version
@@ -35,8 +33,10 @@ from trioworker.intake import Intake
 from trioworker.listener import keep_listening
 from trioworker.notices import Notice, Notify, count_runs, log_notice
 from trioworker.outbox import Outbox, open_outbox
-from trioworker.preparation import Preparation
 from trioworker.registration import Registration
+from trioworker.runs.active import ActiveRuns
+from trioworker.runs.flow_run import FlowRunner
+from trioworker.runs.preparation import Preparation
 from trioworker.service import Rhythm, WakeUp, patiently
 from trioworker.shutdown import Shutdown
 from trioworker.start_up import discover_patiently, explain_refusal

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from trioworker.errors import ConfigurationError
-from trioworker.infrastructure.process_start import machine_errors_explained
+from trioworker.infrastructure.process.start import machine_errors_explained
 from trioworker.infrastructure.protocol import InfrastructureError
 
 __all__ = ["find_interpreter", "has_workspace_supervisor", "installed_prefect_version"]

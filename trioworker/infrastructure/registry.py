@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from trioworker.infrastructure.process import ProcessInfrastructure
+from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
 from trioworker.infrastructure.protocol import Infrastructure
 from trioworker.settings import Settings
 

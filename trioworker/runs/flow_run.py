@@ -16,12 +16,9 @@ import attrs
 import trio
 
 from trioworker import events
-from trioworker.active_runs import ActiveRun, ActiveRuns
 from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import APIError, ObjectNotFoundError
 from trioworker.api.models import Event, FlowRun, ProposedState, SetStateStatus, State, StateType
-from trioworker.claim import Cancelling, Lost, Revived, judge_claim
-from trioworker.conclusion import cancelled, restored, scheduled, submitting
 from trioworker.errors import sole_errors_bare
 from trioworker.events import WorkerIdentity
 from trioworker.infrastructure.protocol import (
@@ -30,14 +27,17 @@ from trioworker.infrastructure.protocol import (
     InfrastructureFullError,
     Outcome,
 )
-from trioworker.job_template import JobTemplateError
+from trioworker.job.template import JobTemplateError
 from trioworker.outbox import Outbox
-from trioworker.preparation import Preparation, PreparedRun
 from trioworker.registration import Registration
-from trioworker.run_log import RunLog
-from trioworker.run_requests import STRIKES, DeploymentGoneError, RunRequests
+from trioworker.runs.active import ActiveRun, ActiveRuns
+from trioworker.runs.claim import Cancelling, Lost, Revived, judge_claim
+from trioworker.runs.conclusion import cancelled, restored, scheduled, submitting
+from trioworker.runs.log import RunLog
+from trioworker.runs.preparation import Preparation, PreparedRun
+from trioworker.runs.requests import STRIKES, DeploymentGoneError, RunRequests
+from trioworker.runs.settlement import Hooks, Settlement
 from trioworker.service import Rhythm
-from trioworker.settlement import Hooks, Settlement
 from trioworker.shutdown import Shutdown
 from trioworker.work_pool import WorkPoolKeeper
 
@@ -179,6 +179,8 @@ class _Life:
     async def _make_sure_of_claim(self) -> None:
         """See to it that nobody else has run, or is about to run, what we have claimed."""
         history = await self.requests.history()
+        if not history:
+            raise _NotOurs("somebody has deleted it")
         match judge_claim(history, self.active.transition_ids):
             case Lost():
                 raise _NotOurs("somebody else has claimed or ended it")

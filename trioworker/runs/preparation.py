@@ -12,11 +12,11 @@ from trioworker.api.models import FlowRun, WorkPool
 from trioworker.api.transport import PREFECT_VERSION
 from trioworker.events import RunFacts
 from trioworker.infrastructure.protocol import Assignment, Infrastructure, InfrastructureError
-from trioworker.job_attribution import job_labels, render_name
-from trioworker.job_configuration import resolve_job_configuration
-from trioworker.job_template import merge_job_variables
+from trioworker.job.attribution import job_labels, render_name
+from trioworker.job.configuration import resolve_job_configuration
+from trioworker.job.template import merge_job_variables
 from trioworker.registration import Registration
-from trioworker.run_requests import RunRequests
+from trioworker.runs.requests import RunRequests
 
 
 @attrs.frozen(kw_only=True)

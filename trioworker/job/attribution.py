@@ -7,7 +7,7 @@ from datetime import UTC
 from typing import Any
 
 from trioworker.api.models import Deployment, Flow, FlowRun, WorkPool
-from trioworker.job_template import render_text, require_mapping, require_text
+from trioworker.job.template import render_text, require_mapping, require_text
 
 
 def render_name(

@@ -10,7 +10,7 @@ import trio
 
 from trioworker.api.errors import APIError, ObjectNotFoundError
 from trioworker.errors import sole_errors_bare
-from trioworker.job_template import (
+from trioworker.job.template import (
     Block,
     BlockById,
     JobTemplateError,
@@ -52,7 +52,7 @@ async def resolve_job_configuration(
     *,
     environment: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Build the job configuration of one flow run, as `trioworker.job_template.render` does.
+    """Build the job configuration of one flow run, as `trioworker.job.template.render` does.
 
     Each block document and each variable is fetched once, side by side with the others. A variable that does not
     exist is an empty text, as in Prefect.

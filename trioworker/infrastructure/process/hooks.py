@@ -12,11 +12,11 @@ from uuid import uuid4
 import attrs
 import trio
 
-from trioworker.infrastructure.process_job import ProcessJob
-from trioworker.infrastructure.process_start import machine_errors_explained
+from trioworker.infrastructure.process.job import ProcessJob
+from trioworker.infrastructure.process.start import machine_errors_explained
+from trioworker.infrastructure.process.supervisor import read_manifest
+from trioworker.infrastructure.process.workspace import write_private
 from trioworker.infrastructure.protocol import HookCall, InfrastructureError
-from trioworker.infrastructure.workspace import write_private
-from trioworker.infrastructure.workspace_supervisor import read_manifest
 
 __all__ = ["HookProcess", "open_hook_process"]
 

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import attrs
 
-from trioworker.active_runs import ActiveRun
 from trioworker.api.errors import APIError, ObjectNotFoundError
 from trioworker.api.models import StateType
-from trioworker.conclusion import Leave, Propose, conclude
 from trioworker.infrastructure.protocol import HookCall, Infrastructure, InfrastructureError
-from trioworker.run_log import RunLog
-from trioworker.run_requests import RunRequests
+from trioworker.runs.active import ActiveRun
+from trioworker.runs.conclusion import Leave, Propose, conclude
+from trioworker.runs.log import RunLog
+from trioworker.runs.requests import RunRequests
 
 # A state that changes under our hands is looked at again, but not for ever.
 _LOOKS = 5
@@ -52,7 +52,7 @@ class Hooks:
             document = await self.requests.document()
             await self.infrastructure.run_hooks(self.job, HookCall(kind=kind, flow_run=document, state=state))
         except (APIError, InfrastructureError) as error:
-            self.run_log.warning(f"The on_{kind} hooks of the flow could not be called: {error}")
+            self.run_log.hook_warning(f"The on_{kind} hooks of the flow could not be called: {error}")
 
 
 @attrs.frozen

@@ -11,8 +11,9 @@ from trioworker.outbox import Outbox
 
 _logger = logging.getLogger("trioworker.flow_runs")
 
-# The name under which Prefect's worker logs about a run, which people filter by.
-_NAME_ON_SERVER = "prefect.flow_runs.worker"
+# The names under which Prefect's worker and what it executes runs with log about a run, which people filter by.
+_WORKER_ON_SERVER = "prefect.flow_runs.worker"
+_RUNNER_ON_SERVER = "prefect.flow_runs"
 
 
 class RunLog:
@@ -49,6 +50,10 @@ class RunLog:
         """Something that is not as it should be, but harms nothing."""
         self._write(logging.WARNING, message)
 
+    def hook_warning(self, message: str) -> None:
+        """As `warning`, about the hooks of the run's flow."""
+        self._write(logging.WARNING, message, _RUNNER_ON_SERVER)
+
     def error(self, message: str) -> None:
         """Something that went wrong."""
         self._write(logging.ERROR, message)
@@ -57,12 +62,12 @@ class RunLog:
         subject = {"flow_run_id": str(self._flow_run.id), "flow_run_name": self._flow_run.name}
         _logger.log(level, message, extra=subject)
 
-    def _write(self, level: int, message: str) -> None:
+    def _write(self, level: int, message: str, name_on_server: str = _WORKER_ON_SERVER) -> None:
         self._write_here(level, message)
         if self._outbox is not None:
             self._outbox.log(
                 LogLine(
-                    name=_NAME_ON_SERVER,
+                    name=name_on_server,
                     level=level,
                     message=message,
                     timestamp=self._now(),

@@ -10,25 +10,46 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import asyncclick as click
+import attrs
 import trio
+from asyncclick.core import ParameterSource
 
 from trioworker import __version__
-from trioworker.api.errors import APIError
+from trioworker.command.client_metrics import client_metrics_notice
+from trioworker.command.output import CommandOutput
+from trioworker.command.package_installation import EnvironmentInstaller
+from trioworker.command.signals import SignalListener
+from trioworker.command.terminal import at_terminal, confirm
+from trioworker.command.type_provision import InstallPolicy, TypeProvision
 from trioworker.config import WorkerConfig
-from trioworker.errors import ConfigurationError, WorkerError, sole_errors_bare
+from trioworker.errors import ConfigurationError, sole_errors_bare
 from trioworker.infrastructure.interpreter import find_interpreter
-from trioworker.logs import configure_logging
+from trioworker.logs.configuration import configure_logging
 from trioworker.notices import Notice
 from trioworker.settings import Settings
-from trioworker.signals import SignalListener
+from trioworker.surroundings import Surroundings
+from trioworker.unavailable_type import UnavailableTypeError
 from trioworker.worker import Worker
 
-INSTALL_POLICIES = ("always", "if-not-present", "never", "prompt")
+# The options of `prefect worker start`, but for the pool and the type.
+_PREFECT_OPTIONS = frozenset(
+    {
+        "name",
+        "queues",
+        "prefetch_seconds",
+        "run_once",
+        "limit",
+        "with_healthcheck",
+        "install_policy",
+        "base_job_template",
+        "create_pool_if_not_found",
+    }
+)
 
 
 class _Command(click.Command):
@@ -89,7 +110,7 @@ def trioworker() -> None:
 )
 @click.option(
     "--install-policy",
-    type=click.Choice(INSTALL_POLICIES, case_sensitive=False),
+    type=click.Choice(get_args(InstallPolicy), case_sensitive=False),
     default="prompt",
     show_default=True,
     help="Whether to install what a worker type needs.",
@@ -124,87 +145,148 @@ def trioworker() -> None:
     metavar="SECONDS",
     help="Time between SIGTERM and SIGKILL for flow runs that are cut off.  [default: 5]",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json"), case_sensitive=False),
+    help="Text for people, or all lines on standard error as JSON.  [default: TRIOWORKER_LOG_FORMAT, or text]",
+)
 async def start(
     *,
     name: str | None,
     pool: str | None,
     base_job_template: Path | None,
     local_server: bool,
-    install_policy: str,
+    install_policy: InstallPolicy,
+    log_format: str | None,
     **options: Any,
 ) -> None:
     """Start a worker that polls a work pool for flow runs."""
-    del install_policy  # parsed for the sake of scripts: so far every type that there is comes built in
-    try:
+    output = CommandOutput(log_format or os.environ.get("TRIOWORKER_LOG_FORMAT", ""), os.environ)
+    with output.ending_with_errors():
         settings = Settings.load(os.environ, Path.cwd())
-        configure_logging(settings)
+        _begin_to_log(settings, log_format or settings.log_format, output)
         if name is not None:
             options["name"] = name
         if base_job_template is not None:
             options["base_job_template"] = _read_template(base_job_template)
         options["pool"] = pool or await _ask_for_pool()
-        with sole_errors_bare():
-            cut_off = await _run(settings, options, local_server=local_server)
-    except (WorkerError, APIError) as error:
-        raise click.ClickException(str(error)) from error
+        context = click.get_current_context()
+        # Whoever calls the command from Python may hand in a world of another kind, as the context's object.
+        surroundings = attrs.evolve(
+            context.ensure_object(Surroundings),
+            provide_type=_type_provision(install_policy, settings, output),
+        )
+        try:
+            with sole_errors_bare():
+                cut_off = await _run(settings, options, surroundings, output, local_server=local_server)
+        except UnavailableTypeError as error:
+            raise error.with_options(_options_for_prefect(context)) from error
     if cut_off:
         sys.exit(1)
 
 
-async def _run(settings: Settings, options: dict[str, Any], *, local_server: bool) -> bool:
+def _begin_to_log(settings: Settings, log_format: str, output: CommandOutput) -> None:
+    output.use(settings, log_format)
+    problems = configure_logging(settings, as_json=output.as_json, identity=output.identity)
+    for problem in problems:
+        output.show(Notice(problem, warning=True))
+    if notice := client_metrics_notice(settings):
+        output.show(notice)
+
+
+async def _run(
+    settings: Settings,
+    options: dict[str, Any],
+    surroundings: Surroundings,
+    output: CommandOutput,
+    *,
+    local_server: bool,
+) -> bool:
     """Run a worker until it is told to stop; returns whether flow runs were cut off."""
     async with trio.open_nursery() as listening:
-        signals = SignalListener(_show)
+        signals = SignalListener(output.show)
         await listening.start(signals.listen)
         cut_off = False
         with signals.starting:
-            async with _server(settings, wanted=local_server) as effective:
+            async with _server(settings, output, wanted=local_server) as effective:
                 config = WorkerConfig(settings=effective, **options)
-                worker = Worker(config, notify=_show)
+                worker = Worker(config, notify=output.show, surroundings=surroundings)
+                output.identity.worker_name = worker.name
+                output.identity.work_pool_name = config.pool
                 signals.worker = worker
-                await _work(worker, config)
+                await _work(worker, config, output)
                 cut_off = worker.cut_off
         listening.cancel_scope.cancel()
     return cut_off
 
 
-async def _work(worker: Worker, config: WorkerConfig) -> None:
+async def _work(worker: Worker, config: WorkerConfig, output: CommandOutput) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
         if worker.ready:
-            _say(f"Worker {worker.name!r} started!", fg="green")
+            output.say(f"Worker {worker.name!r} started!", fg="green")
             if not config.run_once:
-                _say(
+                output.say(
                     f"Once told to stop, the worker is gone within {config.stop_bound:g} s"
                     f" (drain {config.drain_timeout:g} s, kill grace {config.kill_grace:g} s,"
                     f" flush {config.flush_timeout:g} s)."
                 )
-    _say(f"Worker {worker.name!r} stopped!", fg="green")
+    output.say(f"Worker {worker.name!r} stopped!", fg="green")
 
 
 @asynccontextmanager
-async def _server(settings: Settings, *, wanted: bool) -> AsyncIterator[Settings]:
+async def _server(settings: Settings, output: CommandOutput, *, wanted: bool) -> AsyncIterator[Settings]:
     """The settings to work with: those of a server on this machine, if that is wanted."""
     if not wanted:
         yield settings
         return
-    from trioworker.local_server import open_local_server  # noqa: PLC0415 - few need it
+    from trioworker.command.local_server import open_local_server  # noqa: PLC0415 - few need it
 
     preferred_port = settings.server_api_port
     if settings.api_url is not None:
         source = settings.source_of("api_url")
-        _show(Notice(f"PREFECT_API_URL ({source}) does not count: the worker works for the local server."))
+        output.show(
+            Notice(f"PREFECT_API_URL ({source}) does not count: the worker works for the local server.")
+        )
     async with open_local_server(
         python=find_interpreter(settings.python),
         home=settings.home,
         environment=settings.environment,
         preferred_port=preferred_port,
-        on_notice=lambda message: _show(Notice(message)),
+        on_notice=lambda message: output.show(Notice(message)),
     ) as server:
         if not server.dashboard_url.endswith(f":{preferred_port}"):
-            _show(Notice(f"Port {preferred_port} is taken, so the server has another one.", warning=True))
-        _show(Notice(f"For other terminals: export PREFECT_API_URL={server.url}"))
+            output.show(
+                Notice(f"Port {preferred_port} is taken, so the server has another one.", warning=True)
+            )
+        output.show(Notice(f"For other terminals: export PREFECT_API_URL={server.url}"))
         yield settings.with_api_url(server.url)
+
+
+def _type_provision(policy: InstallPolicy, settings: Settings, output: CommandOutput) -> TypeProvision:
+    return TypeProvision(
+        policy=policy,
+        installer=EnvironmentInstaller(settings.environment),
+        notify=output.show,
+        confirm=confirm if at_terminal() else None,
+    )
+
+
+def _options_for_prefect(context: click.Context) -> list[str]:
+    """The options of this call that Prefect's own command has too, but for the pool and the type."""
+    words: list[str] = []
+    for option in context.command.params:
+        if option.name not in _PREFECT_OPTIONS:
+            continue
+        if context.get_parameter_source(option.name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[option.name]
+        if isinstance(value, bool):
+            words.append(option.opts[-1] if value else option.secondary_opts[-1])
+        else:
+            for word in value if option.multiple else [value]:
+                words += [option.opts[-1], str(word)]
+    return words
 
 
 async def _ask_for_pool() -> str:
@@ -233,13 +315,3 @@ def _read_template(path: Path) -> dict[str, Any]:
         if not isinstance(template.get(part), dict):
             raise ConfigurationError(f"{what} must have an object {part!r}.")
     return template
-
-
-def _show(notice: Notice) -> None:
-    _say(notice.message, fg="yellow" if notice.warning else None)
-
-
-def _say(message: str, fg: str | None = None) -> None:
-    """Print a line, if there still is somebody to read it: a worker outlives its terminal, or `| head`."""
-    with suppress(OSError):
-        click.secho(message, fg=fg)

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
-from trioworker.infrastructure.attempt_protocol import (
+from trioworker.infrastructure.process.attempt_protocol import (
     BYTE_OF_INTENT,
     RECEIPT_ACKNOWLEDGED,
     EngineReceipt,

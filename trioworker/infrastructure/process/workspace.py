@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 import trio
 
-from trioworker.infrastructure.process_start import machine_errors_explained
+from trioworker.infrastructure.process.start import machine_errors_explained
 
 __all__ = ["Workspace", "open_directories", "write_private"]
 

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import attrs
 
+from trioworker.infrastructure.process.workspace import Workspace
 from trioworker.infrastructure.protocol import InfrastructureError
-from trioworker.infrastructure.workspace import Workspace
 
 __all__ = ["ProcessConfiguration", "ProcessJob", "read_configuration"]
 

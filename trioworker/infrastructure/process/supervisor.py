@@ -17,9 +17,9 @@ import attrs
 import cattrs
 import trio
 
-from trioworker.infrastructure.process_start import machine_errors_explained
+from trioworker.infrastructure.process.start import machine_errors_explained
+from trioworker.infrastructure.process.workspace import Workspace, write_private
 from trioworker.infrastructure.protocol import InfrastructureError
-from trioworker.infrastructure.workspace import Workspace, write_private
 
 __all__ = ["Manifest", "read_manifest", "supervise"]
 

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from trioworker.active_runs import ActiveRun
 from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import APIError, ObjectNotFoundError
 from trioworker.api.models import (
@@ -21,7 +20,8 @@ from trioworker.api.models import (
     SetStateStatus,
     State,
 )
-from trioworker.run_log import RunLog
+from trioworker.runs.active import ActiveRun
+from trioworker.runs.log import RunLog
 from trioworker.service import Rhythm, patiently
 
 _logger = logging.getLogger(__name__)

@@ -10,20 +10,22 @@ from typing import Any, ClassVar, Final
 import attrs
 import trio
 
-from trioworker.infrastructure.control_channel import (
+from trioworker.infrastructure.exit_status import exit_hint, exit_message
+from trioworker.infrastructure.interpreter import find_interpreter, has_workspace_supervisor
+from trioworker.infrastructure.process.control_channel import (
     Conclusion,
     ControlChannel,
     Delivery,
     EngineReceipt,
     open_control_channel,
 )
-from trioworker.infrastructure.exit_status import exit_hint, exit_message
-from trioworker.infrastructure.hooks import open_hook_process
-from trioworker.infrastructure.interpreter import find_interpreter, has_workspace_supervisor
-from trioworker.infrastructure.process_environment import run_environment
-from trioworker.infrastructure.process_job import ProcessJob, read_configuration
-from trioworker.infrastructure.process_start import start_process
-from trioworker.infrastructure.process_template import DEFAULT_BASE_JOB_TEMPLATE
+from trioworker.infrastructure.process.environment import run_environment
+from trioworker.infrastructure.process.hooks import open_hook_process
+from trioworker.infrastructure.process.job import ProcessJob, read_configuration
+from trioworker.infrastructure.process.start import start_process
+from trioworker.infrastructure.process.supervisor import supervise
+from trioworker.infrastructure.process.template import DEFAULT_BASE_JOB_TEMPLATE
+from trioworker.infrastructure.process.workspace import open_directories
 from trioworker.infrastructure.protocol import (
     Assignment,
     Gone,
@@ -33,8 +35,6 @@ from trioworker.infrastructure.protocol import (
     Outcome,
     Running,
 )
-from trioworker.infrastructure.workspace import open_directories
-from trioworker.infrastructure.workspace_supervisor import supervise
 from trioworker.process_group import ProcessGroup
 from trioworker.settings import Settings
 

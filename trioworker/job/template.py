@@ -5,7 +5,7 @@ and a ``variables`` schema with their defaults; *job variables* come from the de
 
 Everything here is pure: no I/O, no clock, no look at ``os.environ``, and no argument is ever changed.
 Whatever is malformed raises `JobTemplateError` and nothing else. Who wants the blocks and variables that a
-template refers to fetched, too, takes `trioworker.job_configuration`.
+template refers to fetched, too, takes `trioworker.job.configuration`.
 """
 
 import re

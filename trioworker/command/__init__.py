@@ -1,0 +1,1 @@
+"""The command line: all that a library does not need."""

@@ -1,0 +1,1 @@
+"""Flow runs as processes on this machine."""

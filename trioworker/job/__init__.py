@@ -1,0 +1,1 @@
+"""A run's job configuration: what it consists of, and where that comes from."""

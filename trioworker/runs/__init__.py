@@ -1,0 +1,1 @@
+"""The life of a flow run, from its claim to its end."""
