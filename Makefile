@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 NO_ASYNC_RULES := ASYNC114,ASYNC124,ASYNC127
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast check format clean
+.PHONY: help demo test test-fast parity check format clean
 
 help:
 	@echo "make demo       start a local Prefect server, run three flow runs, show them"
 	@echo "make test       all tests, those against a real Prefect server included"
 	@echo "make test-fast  the tests that need neither a server nor a process"
+	@echo "make parity     the same deployments run by Prefect's worker and by ours, compared (ten minutes)"
 	@echo "make check      format, lint, flake8-async and strict types"
 	@echo "make format     put the code into the project's format"
 
@@ -31,6 +32,9 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not server and not process"
+
+parity: $(READY)
+	$(BIN)/python tests/parity/run.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
