@@ -190,3 +190,16 @@ async def test_cancellation_that_nothing_told_of_is_found_when_the_connection_is
         world.api.accept_state_changes()
         await world.api.wait_for_state(run.id, "Cancelled")
     assert 633 <= world.now < 800
+
+
+async def test_cancellations_of_other_workers_runs_cost_no_polls(autojump_clock: Clock, world: World) -> None:
+    world.api.accept_state_changes()
+    foreign = [world.schedule(at=100_000) for _ in range(50)]
+    async with world.working({"PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "100000"}):
+        await trio.sleep(33)
+        polls = world.api.count("find_cancelling_flow_runs")
+        for run in foreign:
+            world.api.set_state(run.id, "Pending", force=True)
+            world.api.cancel(run.id)
+            await trio.sleep(1)
+        assert world.api.count("find_cancelling_flow_runs") == polls

@@ -759,6 +759,29 @@ async def test_run_that_is_cut_off_while_it_starts_is_given_back(autojump_clock:
     assert world.infrastructure.executions == []
 
 
+async def test_run_that_was_started_though_the_start_was_cut_off_is_not_given_back(
+    autojump_clock: Clock, world: World
+) -> None:
+    """Not every kind of infrastructure can interrupt a start that is under way."""
+    run = world.schedule()
+
+    async def start_slowly(  # noqa: ASYNC128
+        job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> Outcome:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+        world.api.set_state(run.id, "Running")
+        task_status.started("4711")
+        await trio.sleep_forever()
+        raise AssertionError
+
+    world.infrastructure.run = start_slowly  # type: ignore[method-assign]
+    async with world.working(kill_grace=30) as worker:
+        await trio.sleep(5)
+        worker.stop()
+    assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Crashed"]
+
+
 async def test_run_that_is_cut_off_is_reported_only_once_its_process_is_gone(
     autojump_clock: Clock, world: World
 ) -> None:

@@ -13,6 +13,7 @@ from support import FOREVER, World
 
 from trioworker.api.errors import RequestRefusedError
 from trioworker.api.models import FlowRun
+from trioworker.infrastructure.exit_status import exit_message
 from trioworker.infrastructure.protocol import InfrastructureError
 from trioworker.testing import CalledHooks, Kill, Script
 
@@ -124,6 +125,61 @@ async def test_hooks_that_cannot_be_called_are_mentioned_and_hurt_nothing(
     line = next(line for line in world.api.logs if "hooks" in line.message)
     assert line.level == logging.WARNING
     assert line.message == f"The on_cancellation hooks of the flow could not be called: {broken}"
+
+
+async def test_bug_in_the_call_of_hooks_does_not_keep_the_run_from_its_end(
+    autojump_clock: Clock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = world.schedule(Script(seconds=FOREVER, cannot_call_hooks=ZeroDivisionError("a bug")))
+    await cancel(world, run, "Cancelled")
+    assert any("could not be called: a bug" in line for line in world.log(run))
+    assert any("met with a bug" in record.message for record in caplog.records)
+
+
+async def test_run_whose_killing_fails_is_cancelled_all_the_same(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(seconds=FOREVER, cannot_kill=ChildProcessError("reaped by somebody else")))
+    await cancel(world, run, "Cancelled")
+    assert world.states(run)[-1] == "Cancelled"
+
+
+async def test_failure_to_kill_reaches_nobody_else_when_the_worker_stops(
+    autojump_clock: Clock, world: World
+) -> None:
+    stubborn = Script(
+        seconds=FOREVER, ignores_terminate=True, cannot_kill=ChildProcessError("reaped by somebody else")
+    )
+    run = world.schedule(stubborn)
+    async with world.working(kill_grace=5) as worker:
+        await trio.sleep(5)
+        world.api.cancel(run.id)
+        await trio.sleep(20)
+        worker.stop()
+    assert world.states(run)[-1] == "Cancelled"
+
+
+async def test_run_that_ended_before_the_worker_was_stopped_is_said_to_have_ended_so(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule(DIES)
+    world.api.latencies["read_flow_run"] = 1000
+    async with world.working() as worker:
+        await world.api.wait_for_state(run.id, "Running")
+        await trio.sleep(10)
+        del world.api.latencies["read_flow_run"]
+        worker.stop()
+    assert world.message(run) == exit_message(-9)
+    (executed,) = [event for event in world.api.events if event.event == "prefect.worker.executed-flow-run"]
+    (about,) = [each for each in executed.related if each["prefect.resource.role"] == "flow-run"]
+    assert about["prefect.infrastructure.status-code"] == "-9"
+
+
+async def test_hooks_that_the_stop_cuts_short_are_mentioned(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(attrs.evolve(DIES, hook_seconds=FOREVER))
+    async with world.working() as worker:
+        await world.api.wait_for_state(run.id, "Crashed")
+        await trio.sleep(1)
+        worker.stop()
+    assert any("on_crashed hooks of the flow were cut short" in line for line in world.log(run))
 
 
 async def test_hooks_are_not_called_when_the_run_cannot_be_read(autojump_clock: Clock, world: World) -> None:

@@ -21,6 +21,7 @@ import trio
 from trioworker import events
 from trioworker.api.client import PrefectAPI
 from trioworker.api.condition import Condition, ConditionChange
+from trioworker.api.models import StateChange
 from trioworker.cancellation import CancellationWatch
 from trioworker.config import WorkerConfig
 from trioworker.errors import GaveUpError, sole_errors_bare
@@ -184,7 +185,7 @@ class Worker:
                             api,
                             runner.keeper.pool_id,
                             cancellations_due,
-                            lambda _: cancellations_due(),
+                            partial(self._look_at, cancellations_due),
                             self._rhythm(_PATIENCE_SECONDS),
                             poll_interval=self._config.cancellation_poll_seconds,
                         )
@@ -296,6 +297,11 @@ class Worker:
             # Twice the time within which the run's own worker looks.
             orphan_age=2 * self._config.cancellation_poll_seconds,
         )
+
+    def _look_at(self, cancellations_due: WakeUp, change: StateChange) -> None:
+        """Have a poll find out about a cancellation that was told, if it is about a run in hand."""
+        if change.flow_run_id in self._active:
+            cancellations_due()
 
     def _intake(self, runner: FlowRunner, health: PollingHealth, heartbeat_due: WakeUp) -> Intake:
         return Intake(

@@ -37,7 +37,6 @@ _NO_FINAL_STATE = (
 _GONE = "a run that was claimed while its deployment was deleted is cancelled, with the reason"
 _NEVER_BEGAN = "a run in state Cancelling that never began is cancelled after two poll intervals"
 _OUTPUT = "the output of a run does not depend on the worker, nor the worker on who holds that output"
-_AS_WRITTEN = "settings reach a run as they were written; the run reads both alike"
 _NO_INPUT = "a run has no standard input, since nobody would ever write to it"
 _UNSUBMITTED = "a run that cannot be submitted says in one line why"
 _HOOKS_UNREACHABLE = "hooks that cannot be called are mentioned in one line"
@@ -67,7 +66,6 @@ _EVERYTHING = (
 
 ACCEPTED = [
     Accepted(EVERY_CASE, "process group", "each run leads a process group of its own", "shares|leads"),
-    Accepted(EVERY_CASE, "environment", _AS_WRITTEN, r"PREFECT_[A-Z_]+: (?:True|true|False|false|[\d.]+)$"),
     Accepted(EVERY_CASE, "process", _NO_INPUT, "standard_input: (?:pipe|null)$"),
     Accepted(
         EVERY_CASE,

@@ -135,12 +135,24 @@ def _environment(inside: dict[str, str], outside: dict[str, str], mask: Mask) ->
     """What is otherwise in the environment of a flow than in that of the worker; None is not there."""
     changed: dict[str, str | None] = {}
     for name in sorted((inside.keys() | outside.keys()) - _IGNORED_VARIABLES):
-        value = inside.get(name)
-        if value != outside.get(name):
+        value = _as_read(name, inside.get(name))
+        if value != _as_read(name, outside.get(name)):
             changed[name] = "(set)" if name in _VOLATILE and value else mask(value)
     if (path := changed.get("PYTHONPATH")) is not None:
         changed["PYTHONPATH"] = " ".join(path.split(os.pathsep))
     return changed
+
+
+def _as_read(name: str, value: str | None) -> str | None:
+    """A setting of Prefect's as it is read, however it is written: `True` is `true`, and `2.0` is `2`."""
+    if value is None or not name.startswith("PREFECT_"):
+        return value
+    if value.lower() in {"true", "false"}:
+        return value.lower()
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return value
 
 
 def _events(events: list[dict[str, Any]], mask: Mask) -> list[dict[str, Any]]:

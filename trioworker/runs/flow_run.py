@@ -108,6 +108,35 @@ class FlowRunner:
 
 
 @attrs.define(eq=False)
+class _Execution:
+    """A run that was submitted: what is known of it, and how it ended, once it has.
+
+    Attributes:
+        prepared: what was submitted.
+        submitted: the event that said so.
+        outcome: how its infrastructure ended.
+        told: whether the event that says so is on its way.
+    """
+
+    prepared: PreparedRun
+    submitted: Event
+    outcome: Outcome | None = None
+    told: bool = False
+
+
+class _NotedPlace(trio.TaskStatus[str]):
+    """Takes note of where a run runs, also when nobody waits for its start any more."""
+
+    def __init__(self, active: ActiveRun, task_status: trio.TaskStatus[str]) -> None:
+        self._active = active
+        self._task_status = task_status
+
+    def started(self, value: str = "") -> None:
+        self._active.identifier = value
+        self._task_status.started(value)
+
+
+@attrs.define(eq=False)
 class _Life:
     """What a runner knows of one run."""
 
@@ -119,6 +148,7 @@ class _Life:
     # One state for all attempts to claim: its transition id tells a repetition from somebody else's claim.
     claim: ProposedState = attrs.field(factory=lambda: ProposedState(type=StateType.PENDING, name="Pending"))
     claim_sent: bool = False
+    execution: _Execution | None = None
 
     @property
     def flow_run(self) -> FlowRun:
@@ -221,7 +251,7 @@ class _Life:
     async def _execute(self, prepared: PreparedRun) -> None:
         """Execute the run and conclude it, in its workspace."""
         await self._give_back_if_stopping()
-        submitted = await self._submit(prepared)
+        self.execution = execution = _Execution(prepared, await self._submit(prepared))
         if self.cancelling:
             await self.settlement.settle(_NEVER_BEGAN)
             return
@@ -230,13 +260,13 @@ class _Life:
             try:
                 workspace = self.runner.infrastructure.open_workspace(prepared.job)
                 job = await stack.enter_async_context(workspace)
-                outcome = await self._run(job)
+                outcome = await self._run(job, execution)
             except InfrastructureFullError as error:
                 await self._give_back(str(error))
             except Exception as error:  # noqa: BLE001 - the failure boundary of a run
                 await self.settlement.settle(self._explain(error))
             else:
-                await self._conclude(outcome, job, prepared, submitted)
+                await self._conclude(execution, outcome, job)
 
     async def _submit(self, prepared: PreparedRun) -> Event:
         """Tell the world that the run is about to be started."""
@@ -282,40 +312,45 @@ class _Life:
         self.run_log.error(f"Infrastructure of flow run '{self.flow_run.name}' failed: {reason}")
         return f"Flow run's infrastructure failed: {reason}"
 
-    async def _run(self, job: Any) -> Outcome:
+    async def _run(self, job: Any, execution: _Execution) -> Outcome:
         infrastructure = self.runner.infrastructure
-        ended: list[Outcome | Exception] = []
+        failure: Exception | None = None
 
-        async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128 - passed on
+        async def run(*, task_status: trio.TaskStatus[str]) -> None:
+            nonlocal failure
+            place = _NotedPlace(self.active, task_status)
             try:
-                ended.append(await infrastructure.run(job, task_status=task_status))
+                execution.outcome = await infrastructure.run(job, task_status=place)
             except Exception as error:
                 if self.active.identifier is None:
                     raise
                 # Kept, since in the company of cancelled watchers it would leave in a group that nobody expects.
-                ended.append(error)
+                failure = error
             watchers.cancel_scope.cancel()
 
         # What keeps a run from being started shall arrive as it was raised, not in the nursery's group.
         with sole_errors_bare():
             async with trio.open_nursery() as watchers:
-                self.active.identifier = await watchers.start(run)
+                identifier = await watchers.start(run)
                 self.run_log.info(f"Flow run '{self.flow_run.name}' submitted to infrastructure")
-                watchers.start_soon(self.requests.report_place, self.active.identifier)
-                watchers.start_soon(self._kill_when_cancelled, self.active.identifier)
-        if isinstance(ended[0], Exception):
-            raise ended[0]
-        return ended[0]
+                watchers.start_soon(self.requests.report_place, identifier)
+                watchers.start_soon(self._kill_when_cancelled, identifier)
+        if failure is not None:
+            raise failure
+        assert execution.outcome is not None  # noqa: S101 - either or
+        return execution.outcome
 
     async def _kill_when_cancelled(self, identifier: str) -> None:
         await self.active.cancel_requested.wait()
         self.run_log.note(f"Cancelling flow run '{self.flow_run.name}'")
-        await self.runner.infrastructure.kill(identifier, CANCEL_GRACE, intent="cancel")
+        try:
+            await self.runner.infrastructure.kill(identifier, CANCEL_GRACE, intent="cancel")
+        except Exception as error:  # noqa: BLE001 - as of `run`, it is not to leave in anybody's company
+            self.run_log.alarm(f"Flow run '{self.flow_run.name}' could not be killed: {error}")
 
-    async def _conclude(self, outcome: Outcome, job: Any, prepared: PreparedRun, submitted: Event) -> None:
+    async def _conclude(self, execution: _Execution, outcome: Outcome, job: Any) -> None:
         """Bring a run to its end whose process is gone, but whose workspace is still there."""
         runner = self.runner
-        assert self.active.identifier is not None  # noqa: S101 - it has run
         if outcome.status_code != 0 and not self.cancelling:
             self.run_log.alarm(f"Flow run '{self.flow_run.name}': {outcome.message}")
         hooks = Hooks(runner.infrastructure, job, self.requests, self.run_log, runner.now)
@@ -323,17 +358,25 @@ class _Life:
         if reported is StateType.CRASHED and outcome.hint:
             self.run_log.info(outcome.hint)
         elif reported is StateType.CANCELLED:
-            runner.outbox.event(events.flow_run_cancelled(runner.worker, prepared.facts, runner.now()))
+            facts = execution.prepared.facts
+            runner.outbox.event(events.flow_run_cancelled(runner.worker, facts, runner.now()))
+        self._tell_execution(execution, outcome)
+
+    def _tell_execution(self, execution: _Execution, outcome: Outcome) -> None:
+        """Tell the world, once, that a run was executed."""
+        if self.active.identifier is None or execution.told:
+            return
+        execution.told = True
         executed = events.flow_run_executed(
-            runner.worker,
-            prepared.pool,
-            prepared.facts,
-            runner.now(),
+            self.runner.worker,
+            execution.prepared.pool,
+            execution.prepared.facts,
+            self.runner.now(),
             identifier=self.active.identifier,
             status_code=outcome.status_code,
-            follows=submitted,
+            follows=execution.submitted,
         )
-        runner.outbox.event(executed)
+        self.runner.outbox.event(executed)
 
     async def have_last_words(self) -> None:
         """Speak for a run that the worker's end has interrupted; its process is gone by now."""
@@ -357,9 +400,14 @@ class _Life:
         if self.active.identifier is None:
             await self._make_sure_of_claim()
             await self._give_back("the worker was stopped")
-        await self.settlement.settle(
-            f"Worker '{self.runner.worker.name}' was stopped before the flow run had ended."
-        )
+        execution = self.execution
+        if execution is None or execution.outcome is None:
+            await self.settlement.settle(
+                f"Worker '{self.runner.worker.name}' was stopped before the flow run had ended."
+            )
+        else:
+            await self.settlement.settle(execution.outcome.message)
+            self._tell_execution(execution, execution.outcome)
 
     async def _give_back_if_stopping(self) -> None:
         if self.runner.shutdown.requested:

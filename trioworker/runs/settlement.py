@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal
 
 import attrs
+import trio
 
 from trioworker.api.errors import APIError, ObjectNotFoundError
 from trioworker.api.models import StateType
@@ -15,6 +17,8 @@ from trioworker.runs.active import ActiveRun
 from trioworker.runs.conclusion import Leave, Propose, conclude
 from trioworker.runs.log import RunLog
 from trioworker.runs.requests import RunRequests
+
+_logger = logging.getLogger(__name__)
 
 # A state that changes under our hands is looked at again, but not for ever.
 _LOOKS = 5
@@ -41,7 +45,10 @@ class Hooks:
     async def call(
         self, kind: Literal["cancellation", "crashed"], state_type: StateType, message: str | None
     ) -> None:
-        """Call the hooks for a state; that they could not be called is said and harms nothing."""
+        """Call the hooks for a state; that they could not be called is said and harms nothing.
+
+        Not even if it is a bug, of ours or of an installed infrastructure: the run has yet to be reported.
+        """
         state = {
             "type": state_type.value,
             "name": state_type.value.capitalize(),
@@ -51,7 +58,14 @@ class Hooks:
         try:
             document = await self.requests.document()
             await self.infrastructure.run_hooks(self.job, HookCall(kind=kind, flow_run=document, state=state))
-        except (APIError, InfrastructureError) as error:
+        except trio.Cancelled:
+            self.run_log.hook_warning(
+                f"The on_{kind} hooks of the flow were cut short, since the worker stops"
+            )
+            raise
+        except Exception as error:
+            if not isinstance(error, APIError | InfrastructureError):
+                _logger.error("The on_%s hooks of a flow met with a bug", kind, exc_info=error)
             self.run_log.hook_warning(f"The on_{kind} hooks of the flow could not be called: {error}")
 
 

@@ -55,7 +55,8 @@ class Script:
         start_seconds: how long it takes to start it.
         hook_seconds: how long its hooks take.
         cannot_prepare: raised by `prepare`.
-        cannot_call_hooks: raised by `run_hooks`.
+        cannot_call_hooks: raised by `run_hooks`; an `InfrastructureError`, or anything for a bug.
+        cannot_kill: raised by `kill` once the flow has ended.
         cannot_start: raised by `run` in place of starting; an `InfrastructureError`, or anything for a bug.
         breaks: raised by `run` once the flow has ended, in place of the outcome.
     """
@@ -72,8 +73,9 @@ class Script:
     start_seconds: float = 0.0
     hook_seconds: float = 0.0
     cannot_prepare: InfrastructureError | None = None
-    cannot_call_hooks: InfrastructureError | None = None
+    cannot_call_hooks: Exception | None = None
     cannot_start: Exception | None = None
+    cannot_kill: Exception | None = None
     breaks: Exception | None = None
 
 
@@ -233,7 +235,10 @@ class FakeInfrastructure:
     async def run_hooks(self, job: FakeJob, call: HookCall) -> None:
         """See `Infrastructure.run_hooks`."""
         execution = self.execution(job.assignment.flow_run_id)
-        state = self._api.flow_run(job.assignment.flow_run_id).state
+        try:
+            state = self._api.flow_run(job.assignment.flow_run_id).state
+        except LookupError:  # somebody has deleted the run
+            state = None
         called = CalledHooks(call=call, at=self._api.seconds(), state_name=state.name if state else None)
         execution.hooks.append(called)
         await trio.sleep(job.script.hook_seconds)
@@ -248,6 +253,8 @@ class FakeInfrastructure:
             return
         process.execution.kills.append(Kill(grace=grace, at=self._api.seconds(), intent=intent))
         await self._terminate(process, grace, intent)
+        if process.job.script.cannot_kill is not None:
+            raise process.job.script.cannot_kill
 
     def kill_now(self) -> None:
         """See `Infrastructure.kill_now`."""
