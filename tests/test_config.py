@@ -17,6 +17,20 @@ def config(directory: Path, values: Mapping[str, str] | None = None, **options: 
     return WorkerConfig(**{"pool": "pool", "settings": settings(values or {}, directory), **options})
 
 
+def nested(levels: int) -> dict[str, Any]:
+    template: dict[str, Any] = {}
+    for _ in range(levels):
+        template = {"deeper": template}
+    return template
+
+
+def test_names_and_templates_of_any_script_are_taken(tmp_path: Path) -> None:
+    told = config(
+        tmp_path, pool="бассейн", name="\U0001f600", queues=["é"], base_job_template={"ü": "\U0001f600"}
+    )
+    assert told.name == "\U0001f600"
+
+
 def test_defaults_stay_below_the_thirty_seconds_of_kubernetes(tmp_path: Path) -> None:
     assert config(tmp_path).stop_bound == 28
 
@@ -41,6 +55,20 @@ def test_name_is_unique_unless_given(tmp_path: Path) -> None:
         ({"kill_grace": -0.1}, "kill_grace must be 0 seconds or more"),
         ({"flush_timeout": math.nan}, "flush_timeout must be 0 seconds or more, not nan"),
         ({"prefetch_seconds": -1}, "prefetch_seconds must be 0 seconds or more"),
+        ({"name": "w\udcff"}, r"The name of the worker is no Unicode text: 'w\\udcff'\.$"),
+        ({"pool": "p\udcff"}, r"The name of the work pool is no Unicode text: 'p\\udcff'\.$"),
+        ({"queues": ["a", "q\udcff"]}, r"The name of the work queue is no Unicode text: 'q\\udcff'\.$"),
+        ({"worker_type": "t\udcff"}, r"The name of the worker type is no Unicode text: 't\\udcff'\.$"),
+        (
+            {"base_job_template": {"a": math.nan}},
+            "The base job template holds what JSON cannot: Out of range",
+        ),
+        (
+            {"base_job_template": {"a": object()}},
+            "The base job template holds what JSON cannot: Object of type",
+        ),
+        ({"base_job_template": {"\ud800": 1}}, "The base job template holds half a character"),
+        ({"base_job_template": nested(100_000)}, "The base job template is nested too deeply"),
     ],
 )
 def test_what_cannot_be_right_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from slugify import slugify
 
 from trioworker.api.converter import unstructure
 from trioworker.api.models import Deployment, Flow, FlowRun, VersionInfo, WorkPool
@@ -185,3 +190,21 @@ def test_deployment_on_prefect_cloud_is_shown_with_its_version() -> None:
         "prefect.deployment.version-type": "git",
         "prefect.deployment.version": "1.2",
     }
+
+
+@given(st.text(alphabet=st.sampled_from("aZ09 ._-'&;#,/é\u00df\u4e2d"), max_size=12))
+def test_worker_is_known_by_the_slug_that_prefect_makes_of_its_name(name: str) -> None:
+    resource = WorkerIdentity(name=name, type="process").as_resource()
+    assert resource["prefect.resource.id"] == f"prefect.worker.process.{slugify(name)}"
+
+
+@pytest.mark.process
+def test_simple_name_needs_no_transliteration() -> None:
+    program = """
+import sys
+from trioworker.events import WorkerIdentity
+print(WorkerIdentity(name="My Worker", type="process").as_resource()["prefect.resource.id"])
+print("slugify" in sys.modules)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.split() == ["prefect.worker.process.my-worker", "False"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -20,6 +20,7 @@ from trioworker.api.errors import (
     NotAuthenticatedError,
     ObjectNotFoundError,
     RequestRefusedError,
+    UnsendableRequestError,
 )
 from trioworker.api.models import Event, LogLine
 from trioworker.outbox import Heartbeat, Outbox, open_outbox
@@ -199,6 +200,55 @@ async def test_batch_is_halved_through_an_outage(autojump_clock: Clock, api: Fak
         outbox.event(event("one"))
         outbox.event(event("two"))
     assert names(api) == ["one", "two"]
+
+
+async def test_entry_that_cannot_be_sent_is_dropped_and_ends_neither_lane_nor_worker(
+    autojump_clock: Clock,
+    api: FakePrefectAPI,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send = api.send_events
+
+    async def send_what_json_can_hold(events: Sequence[Event]) -> None:
+        if any(each.event == "nan" for each in events):
+            raise UnsendableRequestError("POST /events", "NaN")
+        await send(events)
+
+    monkeypatch.setattr(api, "send_events", send_what_json_can_hold)
+    async with emitting(api, flush_deadline=within(3)) as outbox:
+        for name in ("0", "nan", "2", "3"):
+            outbox.event(event(name))
+        await trio.sleep(10)
+        outbox.event(event("later"))
+        outbox.heartbeat(beat())
+    assert names(api) == ["0", "2", "3", "later"]
+    assert len(api.heartbeats) == 1
+    assert caplog.messages == ["Dropped one of the events: POST /events cannot be sent: NaN"]
+
+
+async def test_dropped_entries_of_a_batch_are_counted_in_one_line(
+    autojump_clock: Clock, api: FakePrefectAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with emitting(api, flush_deadline=within(3)) as outbox:
+        for number in range(8):
+            outbox.event(event(str(number), acceptable=number % 2 == 0))
+    assert names(api) == ["0", "2", "4", "6"]
+    assert caplog.messages == ["Dropped 4 of the events, which the API refuses: Invalid request received."]
+
+
+async def test_dropped_entries_are_said_though_the_rest_of_their_batch_finds_no_time(
+    autojump_clock: Clock, api: FakePrefectAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with emitting(api, flush_deadline=within(3)) as outbox:
+        outbox.event(event("bad", acceptable=False))
+        outbox.event(event("good"))
+        # Refused together at 1.2, the first alone at 2.4; at 3 it is over.
+        api.latency = 1.2
+    assert caplog.messages == [
+        "Dropped one of the events, which the API refuses: Invalid request received.",
+        "The API did not take 1 events and 0 log lines in time; they are lost",
+    ]
 
 
 async def test_key_that_has_expired_drops_nothing(

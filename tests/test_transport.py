@@ -418,7 +418,7 @@ async def test_ordinary_403_does_not_fetch_a_token() -> None:
     assert len(script.requests) == 1
 
 
-@pytest.mark.parametrize("answer", [ok({}), ok([]), html(200)])
+@pytest.mark.parametrize("answer", [ok({}), ok([]), html(200), ok({"token": "é"})])
 async def test_csrf_token_that_is_none_is_reported(answer: httpx.Response) -> None:
     error = await failure(Script([CSRF_REFUSAL, answer]))
     assert isinstance(error, MalformedAnswerError)
@@ -901,6 +901,7 @@ async def test_vital_request_does_not_queue_behind_others(autojump_clock: trio.t
     ("config", "named"),
     [
         ({"headers": {"X-Team": "ü"}}, "PREFECT_CLIENT_CUSTOM_HEADERS"),
+        ({"auth_string": "me:\udcff"}, "PREFECT_API_AUTH_STRING"),
         ({"url": "http://a..b/api"}, "http://a..b/api"),
         ({"url": "http://xn--/api"}, "http://xn--/api"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +11,24 @@ from uuid import uuid4
 
 import attrs
 
-from trioworker.api.transport import TransportConfig
+from trioworker.api.transport import TransportConfig, is_unicode
 from trioworker.errors import ConfigurationError
 from trioworker.settings import Settings
 
 
 def _unique_name() -> str:
     return f"ProcessWorker {uuid4()}"
+
+
+def template_problem(base_job_template: Mapping[str, Any]) -> str | None:
+    """Why a base job template cannot be sent as JSON, to follow its name; None if it can."""
+    try:
+        text = json.dumps(base_job_template, ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        return "is nested too deeply."
+    except (TypeError, ValueError) as error:
+        return f"holds what JSON cannot: {error}."
+    return None if is_unicode(text) else "holds half a character, such as \\ud800, which is no Unicode text."
 
 
 def _settings_of_this_process() -> Settings:
@@ -64,6 +76,7 @@ class WorkerConfig:
     settings: Settings = attrs.field(factory=_settings_of_this_process, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        self._require_unicode()
         if not self.pool:
             raise ConfigurationError("The name of the work pool is empty.")
         if any(character in self.pool for character in "/%&<>"):
@@ -77,11 +90,20 @@ class WorkerConfig:
             # NaN compares false with everything.
             if seconds is not None and not seconds >= 0:
                 raise ConfigurationError(f"{field} must be 0 seconds or more, not {seconds}.")
+        if self.base_job_template is not None and (problem := template_problem(self.base_job_template)):
+            raise ConfigurationError(f"The base job template {problem}")
         if self.settings.api_url is None:
             raise ConfigurationError(
                 "PREFECT_API_URL is not set, so there is no Prefect to work for. Set it to the URL of a Prefect API"
                 " (such as http://127.0.0.1:4200/api), or try `trioworker start --local-server`."
             )
+
+    def _require_unicode(self) -> None:
+        """Refuse names that no API would take: what is no text where it was typed comes as lone surrogates."""
+        names = [("work pool", self.pool), ("worker", self.name), ("worker type", self.worker_type or "")]
+        for what, name in (*names, *(("work queue", queue) for queue in self.queues)):
+            if not is_unicode(name):
+                raise ConfigurationError(f"The name of the {what} is no Unicode text: {name!r}.")
 
     @property
     def stop_bound(self) -> float:

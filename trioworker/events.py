@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import uuid4
 
 import attrs
-from slugify import slugify
 
 from trioworker.api.models import Deployment, Event, Flow, FlowRun, WorkPool
 
@@ -17,6 +18,10 @@ _LINKED_WITHIN = timedelta(minutes=5)
 
 # Prefect's worker has each run executed by a runner of this name, which reports cancellations.
 _RUNNER_NAME = "standalone"
+
+# Of these characters a slug has the letters and digits, and one dash for whatever is between them.
+_SIMPLE_NAME: Final = re.compile(r"[A-Za-z0-9 ._-]*")
+_NOT_IN_A_SLUG: Final = re.compile(r"[^a-z0-9]+")
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +41,7 @@ class WorkerIdentity:
     def as_resource(self) -> dict[str, str]:
         """The worker as Prefect's event feed knows it."""
         return {
-            "prefect.resource.id": f"prefect.worker.{self.type}.{slugify(self.name)}",
+            "prefect.resource.id": f"prefect.worker.{self.type}.{_slug(self.name)}",
             "prefect.resource.name": self.name,
             "prefect.worker-type": self.type,
         } | self._version()
@@ -73,6 +78,15 @@ class RunFacts:
         if self.deployment is not None:
             tags.update(self.deployment.tags)
         return sorted(tags)
+
+
+def _slug(name: str) -> str:
+    if _SIMPLE_NAME.fullmatch(name):
+        return _NOT_IN_A_SLUG.sub("-", name.lower()).strip("-")
+    # It has a transliteration for every character there is: 4 MB, for names that most workers do not have.
+    from slugify import slugify  # noqa: PLC0415
+
+    return slugify(name)
 
 
 def worker_started(worker: WorkerIdentity, pool: WorkPool | None, now: datetime) -> Event:

@@ -8,7 +8,8 @@ the API. Three lanes keep a slow batch of logs from starving a heartbeat:
 - logs: in batches
 
 An outage holds a lane up and loses nothing. What does get lost is counted and said: entries that find
-their lane full, entries that the API refuses for good, and what is left when the time to flush is over.
+their lane full, entries that cannot be sent or that the API refuses for good, and what is left when the time to
+flush is over.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class _BatchLane(Generic[T]):
         self._batch_seconds = batch_seconds
         self._put, self._take = trio.open_memory_channel[T](capacity)
         self._overflowed = 0
+        self._dropped: list[APIError] = []
         self._in_hand = 0
         self._failures = 0
 
@@ -104,6 +106,7 @@ class _BatchLane(Generic[T]):
 
     def discard(self) -> int:
         """Forget what has not been sent; returns how many entries that are."""
+        self._say_dropped()
         self._say_overflow()
         undelivered = self._in_hand + self._take.statistics().current_buffer_used
         self._take.close()
@@ -112,6 +115,7 @@ class _BatchLane(Generic[T]):
     async def run(self) -> None:
         async for first in self._take:
             await self._deliver(await self._batch(first))
+            self._say_dropped()
             if not self._take.statistics().current_buffer_used:
                 self._say_overflow()
 
@@ -126,18 +130,21 @@ class _BatchLane(Generic[T]):
         return batch
 
     async def _deliver(self, batch: list[T]) -> None:
-        """Send a batch; halve it until the entry that the API refuses stands alone, and drop that."""
+        """Send a batch; halve it until the entry that cannot be sent stands alone, and drop that.
+
+        Whatever an entry contains, it ends neither its lane nor, with that, the worker.
+        """
         try:
             await patiently(
                 lambda: self._send(batch), self._rhythm, self._condition, on_failure=self._say_held_up
             )
-        except RequestRefusedError as error:
+        except APIError as error:
             if len(batch) > 1:
                 middle = len(batch) // 2
                 await self._deliver(batch[:middle])
                 await self._deliver(batch[middle:])
                 return
-            _logger.warning("Dropped one of the %s, which the API refuses: %s", self._what, error.detail)
+            self._dropped.append(error)
         self._in_hand -= len(batch)
         if self._failures >= _FAILURES_TO_MENTION:
             _logger.info("The API takes %s again", self._what)
@@ -148,6 +155,19 @@ class _BatchLane(Generic[T]):
         self._failures += self._condition.reachable
         if self._condition.reachable and self._failures == _FAILURES_TO_MENTION:
             _logger.warning("The API does not take %s for now: %s", self._what, error)
+
+    def _say_dropped(self) -> None:
+        """Say how many entries of a batch were dropped, and why the first one of them was."""
+        if not self._dropped:
+            return
+        error, count = self._dropped[0], len(self._dropped)
+        why = (
+            f", which the API refuses: {error.detail}"
+            if isinstance(error, RequestRefusedError)
+            else f": {error}"
+        )
+        _logger.warning("Dropped %s of the %s%s", count if count > 1 else "one", self._what, why)
+        self._dropped.clear()
 
     def _say_overflow(self) -> None:
         if self._overflowed:

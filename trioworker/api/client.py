@@ -19,6 +19,7 @@ from trioworker.api.errors import (
     MalformedAnswerError,
     ObjectNotFoundError,
     RequestRefusedError,
+    UnsendableRequestError,
 )
 from trioworker.api.models import (
     BlockDocument,
@@ -37,7 +38,12 @@ from trioworker.api.models import (
     WorkQueue,
 )
 from trioworker.api.state_changes import open_state_changes
-from trioworker.api.transport import Transport, TransportConfig, open_transport
+from trioworker.api.transport import (
+    Transport,
+    TransportConfig,
+    is_unicode,
+    open_transport,
+)
 
 T = TypeVar("T")
 
@@ -394,11 +400,11 @@ class PrefectClient:
     async def send_events(self, events: Sequence[Event]) -> None:
         """See `PrefectAPI.send_events`."""
         # With a trailing slash the server answers with a redirect.
-        await self._send("POST", "events", [unstructure(event) for event in events])
+        await self._send("POST", "events", _entries("POST /events", events))
 
     async def send_logs(self, lines: Sequence[LogLine]) -> None:
         """See `PrefectAPI.send_logs`."""
-        await self._send("POST", "logs/", [unstructure(line) for line in lines])
+        await self._send("POST", "logs/", _entries("POST /logs/", lines))
 
     async def _read_worker_id(self, path: str, body: Mapping[str, Any]) -> UUID | None:
         request = f"POST /{path}"
@@ -421,8 +427,16 @@ class PrefectClient:
         await self._transport.request(method, path, body, lambda _: None, vital=vital)
 
 
+def _entries(request: str, entries: Sequence[Event] | Sequence[LogLine]) -> list[dict[str, Any]]:
+    try:
+        return [unstructure(entry) for entry in entries]
+    except (TypeError, ValueError, RecursionError) as error:
+        # A payload may hold anything, a key that JSON has no form for among it.
+        raise UnsendableRequestError(request, str(error)) from error
+
+
 def _segment(name: str) -> str:
-    return quote(name, safe="")
+    return quote(name, safe="", errors="backslashreplace")
 
 
 def path_by_name(*parts: str) -> str:
@@ -434,7 +448,7 @@ def path_by_name(*parts: str) -> str:
     """
     path = "/".join(part if index % 2 == 0 else _segment(part) for index, part in enumerate(parts))
     for name in parts[1::2]:
-        if "/" in name or name in {"", ".", ".."}:
+        if "/" in name or name in {"", ".", ".."} or not is_unicode(name):
             raise ObjectNotFoundError(f"GET /{path}", 404, f"nothing can have the name {name!r}")
     return path
 

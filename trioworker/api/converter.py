@@ -21,12 +21,6 @@ def _flag(value: Any, _: Any) -> bool:
     return value
 
 
-def _uuid(value: Any, _: Any) -> UUID:
-    if isinstance(value, UUID):
-        return value
-    return UUID(value)
-
-
 def _datetime(value: Any, _: Any) -> datetime:
     moment = datetime.fromisoformat(value)
     if moment.tzinfo is None:
@@ -43,7 +37,7 @@ def _text(value: Any, _: Any) -> str:
 
 def _make_converter() -> Converter:
     converter = Converter()
-    converter.register_structure_hook(UUID, _uuid)
+    converter.register_structure_hook(UUID, lambda value, _: UUID(value))
     converter.register_structure_hook(datetime, _datetime)
     converter.register_structure_hook(bool, _flag)
     converter.register_structure_hook(str, _text)

@@ -3,6 +3,7 @@
 ```
 APIError
 ├── APIUnavailableError       no answer, or one that says "not now": try again later
+├── UnsendableRequestError    JSON has no form for what was to be sent
 ├── MalformedAnswerError      an answer that is not what the Prefect API sends
 └── RequestRefusedError       the API understood and said no (4xx)
     ├── NotAuthenticatedError     401
@@ -28,6 +29,20 @@ class APIUnavailableError(APIError):
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class UnsendableRequestError(APIError):
+    """The body of a request cannot be put into JSON; nothing was sent.
+
+    Attributes:
+        request: method and path of the request.
+        detail: what it holds that JSON cannot.
+    """
+
+    def __init__(self, request: str, detail: str) -> None:
+        super().__init__(f"{request} cannot be sent: {detail}")
+        self.request = request
+        self.detail = detail
 
 
 class MalformedAnswerError(APIError):

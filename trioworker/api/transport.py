@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import random
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -27,6 +29,7 @@ from trioworker.api.errors import (
     ObjectExistsError,
     ObjectNotFoundError,
     RequestRefusedError,
+    UnsendableRequestError,
     is_outage,
 )
 
@@ -50,6 +53,8 @@ _CONNECTIONS = 16
 _CONNECTIONS_KEPT_FREE = 4
 # A websocket keeps its connection for days, so it has one beyond those of the requests.
 _WEBSOCKETS = 1
+
+_JSON_BODY = {"Content-Type": "application/json"}
 
 _PROTECTED_HEADERS = frozenset({"user-agent", "prefect-csrf-token", "prefect-csrf-client"})
 
@@ -117,6 +122,37 @@ def parse_retry_after(value: str | None) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold it: bytes that are no text reach Python as lone surrogates, for which it has no code."""
+    return text.isascii() or not _LONE_SURROGATE.search(text)
+
+
+def encode_json(value: Any) -> bytes:
+    """What goes over the wire for a value: JSON in UTF-8.
+
+    Lone surrogates are sent as `repr` shows them, so that a log line with one of them is not lost.
+
+    Raises:
+        TypeError: JSON has no form for something in it.
+        ValueError: JSON has none for NaN and infinity; or the value contains itself.
+        RecursionError: it is nested too deeply.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _LONE_SURROGATE.sub(lambda lone: f"\\\\u{ord(lone[0]):04x}", text).encode()
+
+
+def _body(request: str, value: Any) -> bytes | None:
+    if value is None:
+        return None
+    try:
+        return encode_json(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnsendableRequestError(request, str(error)) from error
+
+
 def _as_it_is(answer: Any) -> Any:
     return answer
 
@@ -168,12 +204,14 @@ class Transport:
             APIUnavailableError: no good answer after the last attempt.
             RequestRefusedError: the API said no.
             MalformedAnswerError: the answer is not JSON, or not what `read` understands.
+            UnsendableRequestError: the body cannot be put into JSON.
         """
+        body = _body(f"{method} /{path}", json)
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._attempt(method, path, json, read, vital=vital, as_text=as_text)
+                return await self._attempt(method, path, body, read, vital=vital, as_text=as_text)
             except APIUnavailableError as error:
                 if attempt > self._config.max_retries:
                     raise
@@ -187,13 +225,20 @@ class Transport:
             await self._condition.sleep(delay, at_least=at_least)
 
     async def _attempt(
-        self, method: str, path: str, json: Any, read: Callable[[Any], T], *, vital: bool, as_text: bool
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        read: Callable[[Any], T],
+        *,
+        vital: bool,
+        as_text: bool,
     ) -> T:
         if not vital:
             async with self._crowd:
-                return read(await self._exchange(method, path, json, as_text=as_text))
+                return read(await self._exchange(method, path, body, as_text=as_text))
         try:
-            answer = read(await self._exchange(method, path, json, as_text=as_text))
+            answer = read(await self._exchange(method, path, body, as_text=as_text))
         except APIUnavailableError as error:
             self._condition.failed(str(error), retry_after=error.retry_after)
             raise
@@ -206,11 +251,11 @@ class Transport:
         self._condition.answered()
         return answer
 
-    async def _exchange(self, method: str, path: str, json: Any, *, as_text: bool) -> Any:
-        response = await self._send(method, path, json)
+    async def _exchange(self, method: str, path: str, body: bytes | None, *, as_text: bool) -> Any:
+        response = await self._send(method, path, body)
         if self._asks_for_csrf_token(response):
             await self._renew_csrf_token()
-            response = await self._send(method, path, json)
+            response = await self._send(method, path, body)
         self._raise_for_status(f"{method} /{path}", response)
         if response.status_code == 204 or not response.content:
             return None
@@ -253,9 +298,10 @@ class Transport:
                 )
             yield stream
 
-    async def _send(self, method: str, path: str, json: Any) -> httpx.Response:
+    async def _send(self, method: str, path: str, body: bytes | None) -> httpx.Response:
+        headers = self._csrf_headers if body is None else self._csrf_headers | _JSON_BODY
         with self._failures_explained(f"{method} /{path}"):
-            return await self._client.request(method, path, json=json, headers=self._csrf_headers)
+            return await self._client.request(method, path, content=body, headers=headers)
 
     @contextmanager
     def _failures_explained(self, request: str) -> Iterator[None]:
@@ -307,6 +353,8 @@ class Transport:
         self._raise_for_status("GET /csrf-token", response)
         try:
             token = str(response.json()["token"])
+            # What no header can hold must not be met with again at the next request.
+            token.encode("ascii")
         except (ValueError, TypeError, KeyError) as error:
             raise MalformedAnswerError("GET /csrf-token", [_describe_body(response)]) from error
         self._csrf_headers = {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": client_id}
@@ -366,7 +414,10 @@ def _headers(config: TransportConfig) -> dict[str, str]:
     if config.key:
         headers["Authorization"] = f"Bearer {config.key}"
     elif config.auth_string:
-        credentials = base64.b64encode(config.auth_string.encode()).decode()
+        try:
+            credentials = base64.b64encode(config.auth_string.encode()).decode()
+        except UnicodeEncodeError as error:
+            raise APIError("PREFECT_API_AUTH_STRING holds bytes that are no text.") from error
         headers["Authorization"] = f"Basic {credentials}"
     return headers
 

@@ -21,12 +21,12 @@ from asyncclick.core import ParameterSource
 
 from trioworker import __version__
 from trioworker.command.client_metrics import client_metrics_notice
-from trioworker.command.output import CommandOutput
+from trioworker.command.output import CommandOutput, log_format_asked_for
 from trioworker.command.package_installation import EnvironmentInstaller
 from trioworker.command.signals import SignalListener
 from trioworker.command.terminal import at_terminal, confirm
 from trioworker.command.type_provision import InstallPolicy, TypeProvision
-from trioworker.config import WorkerConfig
+from trioworker.config import WorkerConfig, template_problem
 from trioworker.errors import ConfigurationError, sole_errors_bare
 from trioworker.infrastructure.interpreter import find_interpreter
 from trioworker.logs.configuration import configure_logging
@@ -52,6 +52,10 @@ _PREFECT_OPTIONS = frozenset(
 )
 
 
+# Under this key the context of the call holds what `log_format_asked_for` has found.
+_LOG_FORMAT = f"{__name__}.log_format"
+
+
 class _Command(click.Command):
     """A command whose every usage error shows the usage."""
 
@@ -65,7 +69,27 @@ class _Command(click.Command):
             raise
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+class _Group(click.Group):
+    """A group of commands whose usage errors are JSON where that is asked for, though nothing is parsed yet."""
+
+    async def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the arguments of the group, as the base class does."""
+        # A copy, since the parser takes out what it has read.
+        log_format = log_format_asked_for(tuple(args), os.environ)
+        with CommandOutput(log_format, os.environ).ending_with_errors():
+            context = await super().make_context(info_name, args, parent, **extra)
+        context.meta[_LOG_FORMAT] = log_format
+        return context
+
+    async def invoke(self, ctx: click.Context) -> Any:
+        """Parse the arguments of the command and call it, as the base class does."""
+        with CommandOutput(ctx.meta[_LOG_FORMAT], os.environ).ending_with_errors():
+            return await super().invoke(ctx)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(__version__, "--version", prog_name="trioworker", message="%(prog)s %(version)s")
 def trioworker() -> None:
     """Run the flow runs of Prefect work pools.
@@ -309,9 +333,15 @@ def _read_template(path: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{what} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}."
         ) from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{what} is nested too deeply.") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigurationError(f"{what} cannot be read: {error}.") from error
     if not isinstance(template, dict):
         raise ConfigurationError(f"{what} must be a JSON object, not {type(template).__name__}.")
     for part in ("job_configuration", "variables"):
         if not isinstance(template.get(part), dict):
             raise ConfigurationError(f"{what} must have an object {part!r}.")
+    if problem := template_problem(template):
+        raise ConfigurationError(f"{what} {problem}")
     return template

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from typing import Any
 
 import asyncclick as click
@@ -16,6 +17,23 @@ from trioworker.errors import WorkerError
 from trioworker.logs.format import JsonFormatter, WorkerNames, colors_wanted
 from trioworker.notices import Notice
 from trioworker.settings import Settings
+
+
+def log_format_asked_for(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """What `--log-format` or else `TRIOWORKER_LOG_FORMAT` says, found without parsing, which may yet fail.
+
+    Args:
+        arguments: of the command, not parsed.
+        environment: the environment variables.
+    """
+    found = environment.get("TRIOWORKER_LOG_FORMAT", "")
+    for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        if word == "--":
+            break
+        option, _, value = word.partition("=")
+        if option == "--log-format":
+            found = value or following
+    return found.lower()
 
 
 class CommandOutput:
