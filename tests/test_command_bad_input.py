@@ -378,8 +378,8 @@ class TestBadRuns:
     ) -> None:
         pool = await prefect.pool()
         variables = {
-            "command 'no-such-program' was not found": {"command": "no-such-program --now"},
-            "working directory '/nowhere' does not exist": {"command": "true", "working_dir": "/nowhere"},
+            "the program in command was not found": {"command": "no-such-program --now"},
+            "working_dir does not exist": {"command": "true", "working_dir": "/nowhere"},
             "No closing quotation": {"command": "echo 'oops"},
         }
         runs = {

@@ -371,21 +371,55 @@ async def test_who_is_slow_to_show_the_token_is_turned_away(autojump_clock: trio
     async with open_channel() as channel, connection(channel) as stranger:
         await stranger.send(token(channel)[:-1])
         assert await stranger.closed_by_worker()
-        assert trio.current_time() == 5
+        assert trio.current_time() == 1
 
 
-async def test_strangers_are_met_a_handful_at_a_time(autojump_clock: trio.testing.MockClock) -> None:
-    async with (
-        open_channel() as channel,
-        connection(channel),
-        connection(channel),
-        connection(channel),
-        connection(channel),
-        connection(channel) as fifth,
-    ):
-        await fifth.send(b"wrong\n")
-        assert await fifth.closed_by_worker()
-        assert trio.current_time() == 5
+async def silent(channel: ControlChannel, connections: AsyncExitStack, number: int) -> list[Engine]:
+    """Strangers who connect and say nothing; as many as there is room for have been met."""
+    strangers = [await connections.enter_async_context(connection(channel)) for _ in range(number)]
+    await trio.testing.wait_all_tasks_blocked()
+    return strangers
+
+
+async def test_four_strangers_at_a_time_are_met(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_channel() as channel, AsyncExitStack() as connections:
+        strangers = await silent(channel, connections, 4)
+        await strangers[3].send(b"wrong\n")
+        assert await strangers[3].closed_by_worker()
+        assert trio.current_time() == 0
+
+
+async def test_the_oldest_stranger_makes_room_for_the_child_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_channel() as channel, AsyncExitStack() as connections:
+        strangers = await silent(channel, connections, 4)
+        await trio.sleep(0.5)
+        async with engine(channel, hello=HELLO):
+            assert trio.current_time() == 0.5
+            assert await strangers[0].closed_by_worker()
+
+
+async def test_whoever_has_just_come_has_a_moment_for_the_token_though_others_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Else strangers could push out the child itself, before it has shown its token."""
+    async with open_channel() as channel, connection(channel) as child, AsyncExitStack() as connections:
+        await trio.testing.wait_all_tasks_blocked()
+        await silent(channel, connections, 4)
+        await trio.sleep(0.05)
+        await child.send(token(channel) + HELLO)
+        assert await child.receive(5) == HELLO
+        assert trio.current_time() == 0.05
+
+
+async def test_the_child_is_heard_soon_behind_a_crowd_of_silent_strangers(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_channel() as channel, AsyncExitStack() as connections:
+        await silent(channel, connections, 20)
+        async with engine(channel, hello=HELLO):
+            assert trio.current_time() <= 0.5
 
 
 async def test_the_child_is_met_while_a_stranger_is_silent() -> None:

@@ -169,11 +169,22 @@ async def test_outcome_says_how_it_ended(tmp_path: Path, program: str, status: i
     assert not outcome.concluded
 
 
-async def test_command_that_is_missing_is_named_with_the_path(tmp_path: Path) -> None:
+async def test_command_that_is_missing_is_told_by_its_field(tmp_path: Path) -> None:
     with pytest.raises(
-        InfrastructureError, match="command 'no-such-program' was not found; the run's PATH is"
+        InfrastructureError,
+        match=r"^job configuration: the program in command was not found: check its name, and the PATH",
     ):
         await executed(infrastructure(tmp_path), {"command": "no-such-program"})
+
+
+async def test_script_whose_interpreter_is_missing_is_told_by_its_field(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/no/such/interpreter\n")
+    program.chmod(0o700)
+    with pytest.raises(
+        InfrastructureError, match="was not found: check its path, and that of the interpreter"
+    ):
+        await executed(infrastructure(tmp_path), {"command": str(program)})
 
 
 async def test_command_that_may_not_be_executed_is_named(tmp_path: Path) -> None:
@@ -192,14 +203,16 @@ async def test_command_that_is_no_program_is_named(tmp_path: Path) -> None:
 
 
 async def test_command_that_no_system_could_start_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InfrastructureError, match=r"command 'a\\x00b' could not be started: embedded null"):
+    with pytest.raises(
+        InfrastructureError, match="the program in command could not be started: embedded null"
+    ):
         await executed(infrastructure(tmp_path), {"command": "a\0b"})
 
 
 async def test_directory_that_is_missing_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     configuration = {"command": python("pass"), "working_dir": str(missing)}
-    with pytest.raises(InfrastructureError, match=f"working directory '{missing}' does not exist"):
+    with pytest.raises(InfrastructureError, match=r"^job configuration: working_dir does not exist"):
         await executed(infrastructure(tmp_path), configuration)
 
 

@@ -118,7 +118,7 @@ async def test_what_hooks_are_told_is_removed_afterwards(supervised: Prepared) -
     supervised.leave_hook("raise SystemExit(1)")
     with pytest.raises(InfrastructureError):
         await called(supervised.where, supervised.job)
-    left = {path.name for path in supervised.job.opened_workspace.private.iterdir()}
+    left = {path.name for path in supervised.job.opened_workspace.private.glob("*.json")}
     assert left == {"supervisor.json", "workspace.json"}
 
 
@@ -160,7 +160,10 @@ async def test_hook_process_that_fails_is_told_by_its_status(supervised: Prepare
 
 async def test_hook_process_that_cannot_be_started_is_named(supervised: Prepared) -> None:
     supervised.leave_manifest(hook_command=["no-such-python"])
-    with pytest.raises(InfrastructureError, match="command 'no-such-python' was not found"):
+    with pytest.raises(
+        InfrastructureError,
+        match="the program of the hook_command in the manifest of the workspace was not found",
+    ):
         await called(supervised.where, supervised.job)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,7 @@ import trio
 from trioworker.errors import ConfigurationError
 from trioworker.infrastructure.process.start import machine_errors_explained
 from trioworker.infrastructure.protocol import InfrastructureError
+from trioworker.process_group import ProcessGroup
 
 __all__ = ["find_interpreter", "has_workspace_supervisor", "installed_prefect_version"]
 
@@ -29,6 +32,9 @@ print("none" if spec is None else "supervisor" if any(map(os.path.isfile, files)
 
 # Seconds within which an interpreter that works at all has answered, on a machine that has much else to do.
 _ANSWER_TIME: Final = 60.0
+
+# Of what an interpreter writes, this much is looked at.
+_LAST_BYTES: Final = 500
 
 
 def find_interpreter(configured: str | None) -> str:
@@ -65,13 +71,20 @@ def installed_prefect_version() -> str | None:
         return None
 
 
-async def has_workspace_supervisor(python: str, environment: Mapping[str, str], directory: Path) -> bool:
+async def has_workspace_supervisor(
+    python: str,
+    environment: Mapping[str, str],
+    directory: Path,
+    *,
+    owned: Callable[[ProcessGroup], AbstractAsyncContextManager[None]],
+) -> bool:
     """Whether the Prefect of an interpreter prepares workspaces itself, as current versions do.
 
     Args:
         python: the interpreter, as `find_interpreter` names it.
         environment: for another interpreter than this one.
-        directory: where another interpreter is started.
+        directory: where another interpreter is started, and leaves what it says.
+        owned: sees to it that the process of another interpreter ends with a block, however that ends.
 
     Raises:
         InfrastructureFullError: there is no room to find out just now.
@@ -80,7 +93,7 @@ async def has_workspace_supervisor(python: str, environment: Mapping[str, str], 
     with machine_errors_explained(f"the interpreter {python!r} cannot be used"):
         if python == sys.executable:
             return await trio.to_thread.run_sync(_look_here)
-        answer = await _ask(python, environment, directory)
+        answer = await _ask(python, environment, directory, owned)
     if answer == "none":
         raise InfrastructureError(
             f"the interpreter {python!r} has no Prefect: install it there, or set TRIOWORKER_PYTHON to another"
@@ -94,24 +107,40 @@ def _look_here() -> bool:
     return any(Path(place, "runner", "_workspace_supervisor.py").is_file() for place in places)
 
 
-async def _ask(python: str, environment: Mapping[str, str], directory: Path) -> str:
+async def _ask(
+    python: str,
+    environment: Mapping[str, str],
+    directory: Path,
+    owned: Callable[[ProcessGroup], AbstractAsyncContextManager[None]],
+) -> str:
+    answer, complaint = directory / "interpreter-answer.txt", directory / "interpreter-complaint.txt"
     with trio.move_on_after(_ANSWER_TIME):
-        answer = await trio.run_process(
-            [python, "-c", _LOOK],
-            env=dict(environment),
-            cwd=directory,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            # Ctrl-C is for the worker alone.
-            start_new_session=True,
-        )
+        group = await _start(python, environment, directory, answer, complaint)
+        async with owned(group):
+            status = await group.wait()
         # Before that, there may be the words of whatever else is run at the start of this interpreter.
-        _, _, said = answer.stdout.decode(errors="replace").rstrip().rpartition("\n")
-        if answer.returncode == 0 and said in {"none", "engine", "supervisor"}:
+        _, _, said = (await trio.to_thread.run_sync(_last_words, answer)).rpartition("\n")
+        if status == 0 and said in {"none", "engine", "supervisor"}:
             return said
-        trouble = answer.stderr.decode(errors="replace").strip()[-500:] or f"it said {said!r}"
+        trouble = await trio.to_thread.run_sync(_last_words, complaint) or f"it said {said!r}"
         raise InfrastructureError(
-            f"the interpreter {python!r} does not work (exit status {answer.returncode}): {trouble}"
+            f"the interpreter {python!r} does not work (exit status {status}): {trouble}"
         )
     raise InfrastructureError(f"the interpreter {python!r} did not answer within {_ANSWER_TIME:g} s")
+
+
+async def _start(
+    python: str, environment: Mapping[str, str], directory: Path, answer: Path, complaint: Path
+) -> ProcessGroup:
+    # Files, since nobody need read them while it goes on.
+    with answer.open("xb") as stdout, complaint.open("xb") as stderr:
+        return await ProcessGroup.start(
+            [python, "-c", _LOOK], env=environment, cwd=directory, stdout=stdout, stderr=stderr
+        )
+
+
+def _last_words(file: Path) -> str:
+    """The end of what was written to a file, without the white space around it."""
+    with file.open("rb") as opened:
+        opened.seek(-min(_LAST_BYTES, opened.seek(0, os.SEEK_END)), os.SEEK_END)
+        return opened.read().decode(errors="replace").strip()

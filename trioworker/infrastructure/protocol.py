@@ -37,8 +37,8 @@ class Assignment:
     flow_run_name: str
     name: str
     labels: Mapping[str, str]
-    configuration: Mapping[str, Any]
-    environment: Mapping[str, str]
+    configuration: Mapping[str, Any] = attrs.field(repr=False)
+    environment: Mapping[str, str] = attrs.field(repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -135,7 +135,7 @@ class Infrastructure(Protocol[JobT]):
 
         Raises:
             InfrastructureFullError: it cannot be started just now.
-            InfrastructureError: it cannot be started.
+            InfrastructureError: it cannot be started, or nobody knows how it ended.
         """
         ...
 
@@ -143,7 +143,7 @@ class Infrastructure(Protocol[JobT]):
         """Call a flow's hooks where the flow has run; done when they have ended.
 
         Raises:
-            InfrastructureError: they could not be called; the message says why.
+            InfrastructureError: they could not be called or ended, and nothing else; the message says why.
         """
         ...
 
@@ -156,6 +156,9 @@ class Infrastructure(Protocol[JobT]):
             identifier: which run.
             grace: in seconds.
             intent: told to the run first, if it can be reached; one that cannot is killed all the same.
+
+        Raises:
+            InfrastructureError: it may not be gone, and nothing else; the message says why.
         """
         ...
 

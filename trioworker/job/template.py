@@ -15,6 +15,8 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
+from trioworker.job.json_types import type_name
+
 __all__ = [
     "Block",
     "BlockById",
@@ -40,16 +42,6 @@ _BLOCK_PREFIX: Final = "prefect.blocks."
 _VARIABLE_PREFIX: Final = "prefect.variables."
 _ENVIRONMENT_PREFIX: Final = "$"
 _FIRST_STEP_IS_VALUE: Final = re.compile(r"value(?=[.\[]|\Z)")
-
-# In this order: a boolean is also an int.
-_TYPE_NAMES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
-    (type(None), "null"),
-    (bool, "a boolean"),
-    ((int, float), "a number"),
-    (str, "a string"),
-    (Mapping, "a mapping"),
-    ((list, tuple), "a list"),
-)
 
 _ABSENT: Final = object()
 _NO_REFERENCES: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -226,7 +218,7 @@ def block_value(reference: Reference, data: Mapping[str, Any]) -> Any:
     if not isinstance(content, Mapping):
         raise JobTemplateError(
             reference.field,
-            f"refers to {reference.source}, whose data must be a mapping, not {_type_name(content)}",
+            f"refers to {reference.source}, whose data must be a mapping, not {type_name(content)}",
         )
     if isinstance(reference.source, BlockById):
         return content
@@ -270,7 +262,7 @@ def render_text(
 def require_text(value: Any, field: str) -> str:
     """Return a value that must be a string; `JobTemplateError` if it is none."""
     if not isinstance(value, str):
-        raise JobTemplateError(field, f"must be a string, not {_type_name(value)}")
+        raise JobTemplateError(field, f"must be a string, not {type_name(value)}")
     return value
 
 
@@ -348,7 +340,7 @@ def _set_by_path(target: dict[str, Any], path: str, value: Any) -> None:
             crossed = ".".join(parents[:depth])
             raise JobTemplateError(
                 f"job_variables.{path}",
-                f"sets a value inside {crossed}, which is {_type_name(mapping)}, not a mapping",
+                f"sets a value inside {crossed}, which is {type_name(mapping)}, not a mapping",
             )
     mapping[last] = value
 
@@ -542,7 +534,7 @@ def _scalar_as_text(value: Any, field: str) -> str:
     if isinstance(value, dict | list):
         raise JobTemplateError(
             field,
-            f"puts {_type_name(value)} from a block into a text: name a single value inside it",
+            f"puts {type_name(value)} from a block into a text: name a single value inside it",
         )
     return _as_text(value, field)
 
@@ -602,7 +594,7 @@ def _json_copy(value: Any, field: str, depth: int = 0) -> Any:
         mapping: dict[str, Any] = {}
         for key, item in value.items():
             if not isinstance(key, str):
-                raise JobTemplateError(field, f"has a key that is {_type_name(key)}, not a string")
+                raise JobTemplateError(field, f"has a key that is {type_name(key)}, not a string")
             mapping[key] = _json_copy(item, f"{field}.{key}", depth + 1)
         return mapping
     if isinstance(value, list | tuple):
@@ -610,11 +602,11 @@ def _json_copy(value: Any, field: str, depth: int = 0) -> Any:
         for index, item in enumerate(value):
             items.append(_json_copy(item, f"{field}[{index}]", depth + 1))
         return items
-    raise JobTemplateError(field, f"is {_type_name(value)}, which JSON has no form for")
+    raise JobTemplateError(field, f"is {type_name(value)}, which JSON has no form for")
 
 
 def _not_a_mapping(field: str, value: Any) -> JobTemplateError:
-    return JobTemplateError(field, f"must be a mapping, not {_type_name(value)}")
+    return JobTemplateError(field, f"must be a mapping, not {type_name(value)}")
 
 
 def _too_deep(field: str) -> JobTemplateError:
@@ -629,11 +621,3 @@ def _without_value(reference: Reference) -> JobTemplateError:
     return JobTemplateError(
         reference.field, f"holds the placeholder {{{{ {reference.name} }}}}, which has no value"
     )
-
-
-def _type_name(value: Any) -> str:
-    """Name a value's type in JSON's words, as they stand in a sentence."""
-    for types, name in _TYPE_NAMES:
-        if isinstance(value, types):
-            return name
-    return f"a Python {type(value).__name__}"

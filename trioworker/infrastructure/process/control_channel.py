@@ -39,10 +39,16 @@ __all__ = ["Conclusion", "ControlChannel", "Delivery", "EngineReceipt", "open_co
 _logger = logging.getLogger(__name__)
 
 _STRANGERS: Final = 4
-"""How many connections at a time may owe the token; more wait in the kernel's queue, of the same length."""
+"""How many connections at a time may owe the token; for one more, the oldest has to go."""
 
-_TOKEN_TIME: Final = 5.0
-"""Seconds that a connection has for its token."""
+_QUEUE: Final = 32
+"""How many connections wait in the kernel's queue to be met; whoever comes after that tries again a second later."""
+
+_TOKEN_TIME: Final = 1.0
+"""Seconds that a connection has for its token. Prefect's engine sends it at once."""
+
+_LEAST_TOKEN_TIME: Final = 0.1
+"""Seconds that it has if others wait to be met."""
 
 _ACCEPT_PAUSE: Final = 0.1
 """Seconds until the next try when no connection can be accepted, for want of descriptors mostly."""
@@ -172,24 +178,40 @@ class ControlChannel:
                 await trio.aclose_forcefully(self._child.stream)
 
     async def _meet_child(self, listener: trio.SocketListener) -> None:
-        """Listen until somebody shows the token, and no longer."""
+        """Listen until somebody shows the token, and no longer.
+
+        The child is heard at once, however many strangers have come before and say nothing.
+        """
         async with listener, trio.open_nursery() as nursery:
             places = trio.Semaphore(_STRANGERS)
+            visits: dict[trio.CancelScope, float] = {}
 
-            async def meet(stream: trio.SocketStream) -> None:
+            async def meet(stream: trio.SocketStream, visit: trio.CancelScope) -> None:
                 stranger = _Connection(stream)
                 try:
-                    if await self._has_token(stranger):
-                        self._child = stranger
-                        nursery.cancel_scope.cancel()
+                    with visit:
+                        if await self._has_token(stranger):
+                            self._child = stranger
+                            nursery.cancel_scope.cancel()
+                    if visit.cancelled_caught:
+                        self._debug("turned a connection away, which was slow to show the token")
                 finally:
                     if self._child is not stranger:
                         await trio.aclose_forcefully(stream)
+                    del visits[visit]
                     places.release()
 
             while True:
+                await trio.lowlevel.wait_readable(listener.socket)
+                if places.value == 0:
+                    oldest, began = next(iter(visits.items()))
+                    oldest.deadline = began + _LEAST_TOKEN_TIME
                 await places.acquire()
-                nursery.start_soon(meet, await self._accept(listener))
+                stream = await self._accept(listener)
+                now = trio.current_time()
+                visit = trio.CancelScope(deadline=now + _TOKEN_TIME)
+                visits[visit] = now
+                nursery.start_soon(meet, stream, visit)
 
     async def _accept(self, listener: trio.SocketListener) -> trio.SocketStream:
         while True:
@@ -200,10 +222,8 @@ class ControlChannel:
                 await trio.sleep(_ACCEPT_PAUSE)
 
     async def _has_token(self, stranger: _Connection) -> bool:
-        token = None
         try:
-            with trio.move_on_after(_TOKEN_TIME):
-                token = await stranger.take(take_token)
+            token = await stranger.take(take_token)
         except (MalformedMessageError, trio.BrokenResourceError) as error:
             self._debug(f"turned a connection away, because of {error!r}")
             return False
@@ -264,7 +284,7 @@ async def open_control_channel(*, ack_timeout: float = 1.0) -> AsyncIterator[Con
 
 async def _listen() -> trio.SocketListener | None:
     try:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=_STRANGERS)
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=_QUEUE)
     except OSError as error:
         _logger.warning(
             "No port on 127.0.0.1 for the control channel of a flow run: %s. The run goes on, but if it is"

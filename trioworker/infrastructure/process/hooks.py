@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from trioworker.infrastructure.process.job import ProcessJob
-from trioworker.infrastructure.process.start import machine_errors_explained
+from trioworker.infrastructure.process.start import Origin, machine_errors_explained
 from trioworker.infrastructure.process.supervisor import read_manifest
 from trioworker.infrastructure.process.workspace import write_private
 from trioworker.infrastructure.protocol import HookCall, InfrastructureError
@@ -21,6 +21,11 @@ from trioworker.infrastructure.protocol import HookCall, InfrastructureError
 __all__ = ["HookProcess", "open_hook_process"]
 
 _SCRIPT: Final = Path(__file__).with_name("call_hooks.py")
+
+_OF_MANIFEST: Final = Origin(
+    program="the program of the hook_command in the manifest of the workspace",
+    directory="the working_directory in the manifest of the workspace",
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -31,11 +36,13 @@ class HookProcess:
         command: the program and its arguments.
         environment: the whole environment of the process.
         directory: where it starts.
+        origin: where its program and directory come from.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = attrs.field(repr=False)
     directory: Path
+    origin: Origin
 
 
 @asynccontextmanager
@@ -64,7 +71,9 @@ async def open_hook_process(python: str, job: ProcessJob, call: HookCall) -> Asy
         yield attrs.evolve(process, command=(*process.command, *map(str, documents)))
     finally:
         for path in documents:
-            path.unlink(missing_ok=True)
+            # They go with the directory in any case.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 async def _hook_process(python: str, job: ProcessJob, call: HookCall) -> HookProcess:
@@ -74,6 +83,7 @@ async def _hook_process(python: str, job: ProcessJob, call: HookCall) -> HookPro
             command=(python, str(_SCRIPT), call.kind),
             environment=job.environment,
             directory=workspace.root,
+            origin=Origin(program=f"the interpreter {python!r}", directory="the directory of the run"),
         )
     manifest = await read_manifest(workspace.manifest)
     if manifest.hook_command is None:
@@ -82,4 +92,5 @@ async def _hook_process(python: str, job: ProcessJob, call: HookCall) -> HookPro
         command=(*manifest.hook_command, call.kind, str(workspace.manifest)),
         environment=manifest.environment,
         directory=manifest.working_directory,
+        origin=_OF_MANIFEST,
     )

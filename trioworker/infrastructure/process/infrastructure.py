@@ -21,8 +21,8 @@ from trioworker.infrastructure.process.control_channel import (
 )
 from trioworker.infrastructure.process.environment import run_environment
 from trioworker.infrastructure.process.hooks import open_hook_process
-from trioworker.infrastructure.process.job import ProcessJob, read_configuration
-from trioworker.infrastructure.process.start import start_process
+from trioworker.infrastructure.process.job import ProcessJob, origin_of, read_configuration
+from trioworker.infrastructure.process.start import group_errors_explained, start_process
 from trioworker.infrastructure.process.supervisor import supervise
 from trioworker.infrastructure.process.template import DEFAULT_BASE_JOB_TEMPLATE
 from trioworker.infrastructure.process.workspace import open_directories
@@ -107,6 +107,7 @@ class ProcessInfrastructure:
                 job=configuration.env,
                 settings_win=configuration.command is not None,
             ),
+            origin=origin_of(configuration, self._python),
             working_directory=configuration.working_directory,
             stream_output=configuration.stream_output,
         )
@@ -129,7 +130,7 @@ class ProcessInfrastructure:
         async with self._supervisor_lock:
             if self._supervisor_known is None:
                 self._supervisor_known = await has_workspace_supervisor(
-                    self._python, self._settings.environment, directory
+                    self._python, self._settings.environment, directory, owned=self._ended_with_block
                 )
             return self._supervisor_known
 
@@ -140,6 +141,7 @@ class ProcessInfrastructure:
         async with open_control_channel() as channel:
             group = await start_process(
                 job.opened_command,
+                origin=job.origin,
                 environment={**job.environment, **channel.environment},
                 directory=job.opened_workspace.root,
                 stream_output=job.stream_output,
@@ -168,25 +170,31 @@ class ProcessInfrastructure:
 
         What it has started may go on after a good end only: what failed may be run again soon, and nothing of it
         shall be around then.
+
+        Raises:
+            InfrastructureError: somebody else has reaped the process, or the kernel does not end it; also for what
+                the block asks the group.
         """
-        self._groups.add(group)
-        try:
-            yield
-            if await group.wait() != 0:
-                await group.terminate(self._kill_grace)
-        except BaseException:
-            with trio.move_on_after(self._kill_grace + _KILL_MARGIN, shield=True):
-                await group.terminate(self._kill_grace)
-            raise
-        finally:
-            self._groups.discard(group)
-        group.release()
+        with group_errors_explained():
+            self._groups.add(group)
+            try:
+                yield
+                if await group.wait() != 0:
+                    await group.terminate(self._kill_grace)
+            except BaseException:
+                with trio.move_on_after(self._kill_grace + _KILL_MARGIN, shield=True):
+                    await group.terminate(self._kill_grace)
+                raise
+            finally:
+                self._groups.discard(group)
+            group.release()
 
     async def run_hooks(self, job: ProcessJob, call: HookCall) -> None:
         """See `Infrastructure.run_hooks`."""
         async with open_hook_process(self._python, job, call) as process:
             group = await start_process(
                 process.command,
+                origin=process.origin,
                 environment=process.environment,
                 directory=process.directory,
                 stream_output=job.stream_output,
@@ -207,7 +215,7 @@ class ProcessInfrastructure:
         try:
             # Shielded, since a cancellation would cut the grace to nothing. When the whole worker is stopped, `run`
             # cuts it to what is right for that.
-            with trio.move_on_after(grace + _KILL_MARGIN, shield=True):
+            with group_errors_explained(), trio.move_on_after(grace + _KILL_MARGIN, shield=True):
                 if intent is None or not await running.ends_by_itself(intent, grace):
                     await running.group.terminate(grace)
         finally:

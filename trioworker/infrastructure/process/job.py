@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,12 @@ from uuid import UUID
 
 import attrs
 
+from trioworker.infrastructure.process.start import Origin
 from trioworker.infrastructure.process.workspace import Workspace
 from trioworker.infrastructure.protocol import InfrastructureError
+from trioworker.job.json_types import type_name
 
-__all__ = ["ProcessConfiguration", "ProcessJob", "read_configuration"]
+__all__ = ["ProcessConfiguration", "ProcessJob", "origin_of", "read_configuration"]
 
 _TRUE: Final = {"true", "1", "yes", "on", "t", "y"}
 _FALSE: Final = {"false", "0", "no", "off", "f", "n"}
@@ -32,7 +35,7 @@ class ProcessConfiguration:
         stream_output: whether the process writes to the worker's standard output and error, or nowhere.
     """
 
-    command: tuple[str, ...] | None
+    command: tuple[str, ...] | None = attrs.field(repr=False)
     env: Mapping[str, str | None] = attrs.field(repr=False)
     working_directory: Path | None
     stream_output: bool
@@ -46,14 +49,16 @@ class ProcessJob:
         flow_run_id: which run.
         command: the program and its arguments; None to run the flow by Prefect's own means.
         environment: the whole environment of the process, but for what its control channel adds.
+        origin: where its program and directory come from.
         working_directory: where it starts; None for a temporary directory.
         stream_output: whether it writes to the worker's standard output and error, or nowhere.
         workspace: its directories, once they are there.
     """
 
     flow_run_id: UUID
-    command: tuple[str, ...] | None
+    command: tuple[str, ...] | None = attrs.field(repr=False)
     environment: Mapping[str, str] = attrs.field(repr=False)
+    origin: Origin
     working_directory: Path | None
     stream_output: bool
     workspace: Workspace | None = None
@@ -100,17 +105,34 @@ def read_configuration(configuration: Mapping[str, Any]) -> ProcessConfiguration
     )
 
 
+def origin_of(configuration: ProcessConfiguration, python: str) -> Origin:
+    """Where the program and the directory of a run come from.
+
+    Args:
+        configuration: of the run.
+        python: the interpreter, which runs a flow without a command.
+    """
+    return Origin(
+        program=f"the interpreter {python!r}"
+        if configuration.command is None
+        else "job configuration: the program in command",
+        directory="the temporary directory of the run"
+        if configuration.working_directory is None
+        else "job configuration: working_dir",
+    )
+
+
 def _text_or_none(configuration: Mapping[str, Any], field: str) -> str | None:
     value = configuration.get(field)
     if value is None or isinstance(value, str):
         return value
-    raise _wrong(field, f"must be text, not {value!r}")
+    raise _wrong(field, f"must be text, not {type_name(value)}")
 
 
 def _labels(configuration: Mapping[str, Any]) -> None:
     for name, value in _mapping(configuration, "labels").items():
         if not isinstance(value, str):
-            raise _wrong(f"labels.{name}", f"must be text, not {value!r}")
+            raise _wrong(f"labels.{name}", f"must be text, not {type_name(value)}")
 
 
 def _env(configuration: Mapping[str, Any]) -> dict[str, str | None]:
@@ -119,7 +141,8 @@ def _env(configuration: Mapping[str, Any]) -> dict[str, str | None]:
     }
     for name, value in env.items():
         if not name or "=" in name or "\0" in name:
-            raise _wrong("env", f"{name!r} cannot be the name of an environment variable")
+            # The name is not shown: whoever writes NAME=VALUE there has the value in it.
+            raise _wrong("env", "has a name that is empty, or has a = or a null character in it")
         if value is not None and "\0" in value:
             raise _wrong(f"env.{name}", "must not have a null character in it")
     return env
@@ -128,10 +151,10 @@ def _env(configuration: Mapping[str, Any]) -> dict[str, str | None]:
 def _mapping(configuration: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     value = configuration.get(field, {})
     if not isinstance(value, Mapping):
-        raise _wrong(field, f"must be a mapping, not {value!r}")
+        raise _wrong(field, f"must be a mapping, not {type_name(value)}")
     for name in value:
         if not isinstance(name, str):
-            raise _wrong(field, f"must have text for names, not {name!r}")
+            raise _wrong(field, f"must have text for names, not {type_name(name)}")
     return value
 
 
@@ -141,14 +164,15 @@ def _flag(configuration: Mapping[str, Any], field: str, *, default: bool) -> boo
     word = str(int(value) if value in (0, 1) else value).lower()
     if value is not None and word in _TRUE | _FALSE:
         return word in _TRUE
-    raise _wrong(field, f"must be true or false, not {value!r}")
+    raise _wrong(field, f"must be true or false, or a word for one of them, not {_other(value)}")
 
 
 def _words(command: str) -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(command))
     except ValueError as error:
-        raise _wrong("command", f"{command!r}: {error}") from error
+        # Which quotation is open, shlex does not say.
+        raise _wrong("command", f"cannot be split into words: {error}") from error
     if not words:
         raise _wrong("command", "is blank")
     return words
@@ -158,8 +182,19 @@ def _absolute(directory: str) -> Path:
     # Prefect expands no ~ here, and to it an empty text is the directory of the worker.
     if "\0" in directory:
         raise _wrong("working_dir", "must not have a null character in it")
+    try:
+        os.fsencode(directory)
+    except UnicodeEncodeError as error:
+        raise _wrong("working_dir", "has characters in it that no file name can have") from error
     return Path(directory).absolute()
 
 
+def _other(value: Any) -> str:
+    kind = type_name(value)
+    return f"another {kind.removeprefix('a ')}" if isinstance(value, str | int | float) else kind
+
+
 def _wrong(field: str, problem: str) -> InfrastructureError:
+    # Fields are named, values are not shown: any of them may come from a secret block, and this is written into the
+    # run's state and logs, where more people read than may read the block.
     return InfrastructureError(f"job configuration: {field} {problem}")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import attrs
+
 from trioworker.infrastructure.protocol import InfrastructureError, InfrastructureFullError
 from trioworker.process_group import ProcessGroup
 
-__all__ = ["machine_errors_explained", "start_process"]
+__all__ = ["Origin", "group_errors_explained", "machine_errors_explained", "start_process"]
 
 # What a machine says that has too many processes, open files or too little memory.
 _NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
@@ -34,8 +37,40 @@ def machine_errors_explained(failure: str) -> Iterator[None]:
         raise InfrastructureFullError(f"no thread can be started just now: {error}") from error
 
 
+@contextmanager
+def group_errors_explained() -> Iterator[None]:
+    """Turn what keeps a process from being waited for or ended into an `InfrastructureError`."""
+    try:
+        yield
+    except OSError as error:
+        raise InfrastructureError(error.strerror or str(error)) from error
+
+
+@attrs.frozen(kw_only=True)
+class Origin:
+    """Where the parts of a command come from, as the subjects of sentences.
+
+    These are named when it cannot be started, in place of what they hold. A program, its path or a directory may be
+    the product of a placeholder for a secret block, which nobody can tell from the text, nor which of its parts;
+    the message becomes that of a state, which more people read than may read the block. Who may correct the field
+    can look at it.
+
+    Attributes:
+        program: of the first word of the command.
+        directory: of the directory.
+    """
+
+    program: str
+    directory: str
+
+
 async def start_process(
-    command: Sequence[str], *, environment: Mapping[str, str], directory: Path, stream_output: bool
+    command: Sequence[str],
+    *,
+    origin: Origin,
+    environment: Mapping[str, str],
+    directory: Path,
+    stream_output: bool,
 ) -> ProcessGroup:
     """Start a program as the leader of a process group.
 
@@ -44,6 +79,7 @@ async def start_process(
 
     Args:
         command: the program and its arguments.
+        origin: named if it cannot be started.
         environment: its whole environment.
         directory: where it starts.
         stream_output: whether it writes to the worker's standard output and error, or nowhere.
@@ -54,32 +90,38 @@ async def start_process(
     """
     output = None if stream_output else subprocess.DEVNULL
     try:
-        with machine_errors_explained(f"command {command[0]!r} could not be started"):
+        with machine_errors_explained(origin.program):
             return await ProcessGroup.start(
                 command, env=environment, cwd=directory, stdout=output, stderr=output
             )
     except InfrastructureFullError:
         raise
     except InfrastructureError as error:
-        plainer = _why_not_started(command[0], environment, directory, error.__cause__)
-        if plainer is None:
-            raise
-        raise InfrastructureError(plainer) from error.__cause__
+        reason = _why_not_started(command[0], origin, directory, error.__cause__)
+        raise InfrastructureError(reason) from error.__cause__
     except ValueError as error:
-        raise InfrastructureError(f"command {command[0]!r} could not be started: {error}") from error
+        # A null character, or one that has no place outside of Python.
+        raise InfrastructureError(f"{origin.program} could not be started: {error}") from error
 
 
-def _why_not_started(
-    program: str, environment: Mapping[str, str], directory: Path, error: BaseException | None
-) -> str | None:
+def _why_not_started(program: str, origin: Origin, directory: Path, error: BaseException | None) -> str:
     # The system names the directory and the program by the same error number.
-    if not directory.is_dir():
-        return f"working directory {str(directory)!r} does not exist"
+    if not os.path.isdir(directory):  # noqa: PTH112 - that of `Path` raises what it cannot find out
+        return f"{origin.directory} does not exist, or may not be entered"
     if isinstance(error, FileNotFoundError):
-        return f"command {program!r} was not found; the run's PATH is {environment.get('PATH', '')!r}"
+        return f"{origin.program} was not found: {_where_to_look(program)}"
     if isinstance(error, PermissionError):
-        return f"command {program!r} may not be executed: check its permissions"
-    return None
+        return f"{origin.program} may not be executed: check its permissions"
+    # The text of the error itself has the path in it.
+    return (
+        f"{origin.program} could not be started: {getattr(error, 'strerror', None) or type(error).__name__}"
+    )
+
+
+def _where_to_look(program: str) -> str:
+    if os.sep in program:
+        return "check its path, and that of the interpreter in its first line if it is a script"
+    return "check its name, and the PATH of the run, which is the worker's unless the job configuration's env sets it"
 
 
 def _full(error: OSError) -> InfrastructureFullError | None:

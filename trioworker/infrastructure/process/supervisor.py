@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import attrs
-import cattrs
 import trio
+from cattrs import BaseValidationError, Converter, transform_error
 
 from trioworker.infrastructure.process.start import machine_errors_explained
 from trioworker.infrastructure.process.workspace import Workspace, write_private
 from trioworker.infrastructure.protocol import InfrastructureError
+from trioworker.job.json_types import type_name
 
 __all__ = ["Manifest", "read_manifest", "supervise"]
 
@@ -75,14 +76,46 @@ async def read_manifest(path: Path) -> Manifest:
         if isinstance(error.__cause__, FileNotFoundError):
             raise InfrastructureError("the flow run ended before its workspace was ready") from error
         raise
+    # What is wrong with it is told by place and type: its values are those of the run's environment.
     try:
         document: Any = json.loads(text)
-        return cattrs.structure(document, Manifest)
-    except (ValueError, cattrs.BaseValidationError) as error:
-        raise InfrastructureError(
-            f"the manifest of its workspace is not what Prefect writes: {text[:200]!r}"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _not_prefects("it is no JSON") from error
+    try:
+        return _CONVERTER.structure(document, Manifest)
+    except (BaseValidationError, TypeError, ValueError, AttributeError) as error:
+        raise _not_prefects("; ".join(transform_error(error, path="manifest"))) from error
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def _not_prefects(reason: str) -> InfrastructureError:
+    return InfrastructureError(f"the manifest of its workspace is not what Prefect writes: {reason}")
+
+
+def _text(value: Any, _: Any) -> str:
+    # By default numbers and mappings would become text, and a text a list of its characters.
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string, got {type_name(value)}")
+    return value
+
+
+def _words(value: Any, _: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not (isinstance(value, list) and value):
+        raise TypeError(f"expected a list of words, got {type_name(value)}")
+    return tuple(_text(word, str) for word in value)
+
+
+def _make_converter() -> Converter:
+    converter = Converter()
+    converter.register_structure_hook(str, _text)
+    converter.register_structure_hook(Path, lambda value, _: Path(_text(value, str)))
+    converter.register_structure_hook(tuple[str, ...] | None, _words)
+    return converter
+
+
+_CONVERTER: Final = _make_converter()

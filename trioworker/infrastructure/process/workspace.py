@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -16,8 +18,17 @@ from trioworker.infrastructure.process.start import machine_errors_explained
 
 __all__ = ["Workspace", "open_directories", "write_private"]
 
-# How many seconds the removal of temporary directories is waited for.
+_logger = logging.getLogger(__name__)
+
+_STAY: Final = "Not all of %s, of a flow run that is over, could be removed; please remove it"
+
+_MAY_STAY: Final = (
+    "%s, of a flow run that is over, could not be removed in time. It is still being removed, but what is left when"
+    " the worker ends stays; please remove it then"
+)
+
 _CLEAR_UP: Final = 0.5
+"""Seconds that the removal of temporary directories is waited for when a run is cut off."""
 
 
 @attrs.frozen(kw_only=True)
@@ -39,6 +50,10 @@ class Workspace:
 async def open_directories(working_directory: Path | None) -> AsyncIterator[Workspace]:
     """Make the directories of a run, and remove what was made.
 
+    The removal is waited for, since a worker may end as soon as its last run has. When a run is cut off, that is for
+    half a second: there is something to be said about the run first. The removal goes on after that for as long as
+    the worker lives; since it may end before, a warning then names what is not gone yet.
+
     Args:
         working_directory: what was asked for, which is neither made nor removed; None for a temporary one.
 
@@ -53,12 +68,25 @@ async def open_directories(working_directory: Path | None) -> AsyncIterator[Work
         yield workspace
         cut_off = False
     finally:
-        # Mostly a matter of milliseconds. A large one goes on being removed when nobody waits any more: there is
-        # something to be said about the run first. Without a thread it is removed by the garbage collector.
-        with trio.move_on_after(_CLEAR_UP, shield=cut_off), suppress(RuntimeError):
-            await trio.to_thread.run_sync(  # noqa: ASYNC102 - shielded where it matters
-                _remove, temporary, abandon_on_cancel=True
-            )
+        await _clear_up(temporary, _CLEAR_UP if cut_off else math.inf)  # noqa: ASYNC102 - shielded if cut off
+
+
+async def _clear_up(directories: list[TemporaryDirectory[str]], seconds: float) -> None:
+    """Remove directories; a time limit makes that independent of a cancellation."""
+    ended = False
+    try:
+        # Without a thread they are removed by the garbage collector.
+        with trio.move_on_after(seconds, shield=seconds < math.inf), suppress(RuntimeError):
+            await trio.to_thread.run_sync(_remove, directories, abandon_on_cancel=True)
+            ended = True
+    finally:
+        _warn_of_rest(directories, _STAY if ended else _MAY_STAY)
+
+
+def _warn_of_rest(directories: list[TemporaryDirectory[str]], warning: str) -> None:
+    left = [directory.name for directory in directories if os.path.lexists(directory.name)]
+    if left:
+        _logger.warning(warning, " and ".join(left))
 
 
 def write_private(path: Path, text: str) -> None:
@@ -83,8 +111,10 @@ def _make(working_directory: Path | None) -> tuple[Workspace, list[TemporaryDire
             private.cleanup()
             raise
         working_directory = Path(made[1].name)
-    # Prefect's child and its worker compare paths: both go by the real one.
-    return Workspace(root=working_directory.resolve(), private=Path(private.name).resolve()), made
+    # Prefect's child and its worker compare paths: both go by the real one. `Path.resolve` would raise for a link
+    # that leads back to itself, of which the run's process is to hear.
+    root, own = (Path(os.path.realpath(path)) for path in (working_directory, private.name))
+    return Workspace(root=root, private=own), made
 
 
 def _remove(directories: list[TemporaryDirectory[str]]) -> None:
