@@ -316,7 +316,7 @@ class _Life:
         infrastructure = self.runner.infrastructure
         failure: Exception | None = None
 
-        async def run(*, task_status: trio.TaskStatus[str]) -> None:
+        async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128 - passed on
             nonlocal failure
             place = _NotedPlace(self.active, task_status)
             try:
