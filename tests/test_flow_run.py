@@ -62,15 +62,13 @@ async def test_worker_makes_these_requests_for_a_run_and_no_others(
             "send_logs",
         }
     ]
-    # Side by side, in any order: the label and the state.
-    of_the_run[4:6] = sorted(of_the_run[4:6])
     assert of_the_run == [
         "set_flow_run_state",
         "read_deployment",
         "read_flow",
         "read_flow_run_states",
-        "set_flow_run_state",
         "update_flow_run_labels",
+        "set_flow_run_state",
         "set_infrastructure_pid",
         "read_flow_run",
     ]

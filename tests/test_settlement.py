@@ -13,7 +13,7 @@ from support import FOREVER, World
 
 from trioworker.api.errors import RequestRefusedError
 from trioworker.api.models import FlowRun
-from trioworker.infrastructure.exit_status import exit_message
+from trioworker.infrastructure.exit_status import exit_hint, exit_message
 from trioworker.infrastructure.protocol import InfrastructureError
 from trioworker.testing import CalledHooks, Kill, Script
 
@@ -220,3 +220,27 @@ async def test_run_that_is_cut_off_has_no_hooks_called(autojump_clock: Clock, wo
         worker.stop()
     assert world.states(run)[-1] == "Crashed"
     assert hooks(world, run) == []
+
+
+@pytest.mark.parametrize("status", [0, 3])
+async def test_every_crash_of_a_process_is_an_error_on_this_machine(
+    autojump_clock: Clock, world: World, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    run = world.schedule(Script(ends=None, status=status))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Crashed")
+    errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert errors == [f"Flow run '{run.name}': {exit_message(status)}"]
+
+
+async def test_lines_that_do_not_name_their_run_do_so_on_this_machine(
+    autojump_clock: Clock, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run = world.schedule(DIES)
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Crashed")
+    here = [record.message for record in caplog.records if record.name == "trioworker.flow_runs"]
+    assert all(run.name in line or str(run.id) in line for line in here)
+    assert exit_hint(-9) in world.log(run)
+    assert f"Flow run '{run.name}': {exit_hint(-9)}" in here

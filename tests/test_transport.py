@@ -124,22 +124,22 @@ async def failure(script: Script, **config: Any) -> APIError:
 
 
 @pytest.mark.parametrize("status", [408, 429, 502, 503])
-async def test_back_off_doubles_up_to_30_seconds_and_then_gives_up(
+async def test_back_off_begins_with_half_a_second_and_doubles_until_it_gives_up(
     autojump_clock: trio.testing.MockClock, status: int
 ) -> None:
     script = Script([refusal(status)])
     error = await failure(script)
     assert isinstance(error, APIUnavailableError)
     assert str(error) == f"GET /thing was answered with {status}: no"
-    assert script.times == [0, 2, 6, 14, 30, 60]
-    assert trio.current_time() == 60
+    assert script.times == [0, 0.5, 2.5, 6.5, 14.5, 30.5]
+    assert trio.current_time() == 30.5
 
 
 async def test_request_succeeds_once_the_api_is_back(autojump_clock: trio.testing.MockClock) -> None:
     script = Script([refusal(503), httpx.ConnectError("refused"), ok({"a": 1})])
     async with open_transport(script) as transport:
         assert await transport.request("POST", "thing", {"b": 2}) == {"a": 1}
-    assert script.times == [0, 2, 6]
+    assert script.times == [0, 0.5, 2.5]
     assert [json.loads(request.content) for request in script.requests] == [{"b": 2}] * 3
 
 
@@ -164,7 +164,7 @@ async def test_jitter_lengthens_retry_after(autojump_clock: trio.testing.MockClo
     assert script.times == [0, 15]
 
 
-@pytest.mark.parametrize(("chance", "second"), [(0, 1.5), (0.5, 2), (1, 2.5)])
+@pytest.mark.parametrize(("chance", "second"), [(0, 0.375), (0.5, 0.5), (1, 0.625)])
 async def test_jitter_goes_both_ways_without_retry_after(
     autojump_clock: trio.testing.MockClock, chance: float, second: float
 ) -> None:
@@ -178,7 +178,7 @@ async def test_date_in_retry_after_is_ignored(autojump_clock: trio.testing.MockC
     script = Script([refusal(503, **{"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), ok()])
     async with open_transport(script) as transport:
         await transport.request("GET", "thing")
-    assert script.times == [0, 2]
+    assert script.times == [0, 0.5]
 
 
 async def test_error_carries_what_the_api_asked_to_wait(autojump_clock: trio.testing.MockClock) -> None:
@@ -200,7 +200,7 @@ async def test_extra_status_is_repeated(autojump_clock: trio.testing.MockClock) 
     script = Script([refusal(418), ok()])
     async with open_transport(script, retry_extra_codes=frozenset({418})) as transport:
         await transport.request("GET", "thing")
-    assert script.times == [0, 2]
+    assert script.times == [0, 0.5]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 413, 418, 422])
@@ -217,7 +217,7 @@ async def test_broken_server_is_asked_again(autojump_clock: trio.testing.MockClo
     script = Script([refusal(status), ok({"a": 1})])
     async with open_transport(script) as transport:
         assert await transport.request("GET", "thing") == {"a": 1}
-    assert script.times == [0, 2]
+    assert script.times == [0, 0.5]
 
 
 async def test_waiting_for_a_retry_can_be_cancelled(autojump_clock: trio.testing.MockClock) -> None:
@@ -227,7 +227,7 @@ async def test_waiting_for_a_retry_can_be_cancelled(autojump_clock: trio.testing
             await transport.request("GET", "thing")
     assert scope.cancelled_caught
     assert trio.current_time() == 5
-    assert script.times == [0, 2]
+    assert script.times == [0, 0.5, 2.5]
 
 
 @given(
@@ -431,7 +431,7 @@ async def test_csrf_token_that_cannot_be_had_now_is_a_reason_to_try_again(
     script = Script([CSRF_REFUSAL, refusal(503), CSRF_REFUSAL, ok({"token": "t"}), ok()])
     async with open_transport(script) as transport:
         await transport.request("GET", "thing")
-    assert script.times == [0, 0, 2, 2, 2]
+    assert script.times == [0, 0, 0.5, 0.5, 0.5]
 
 
 # Headers and secrets
@@ -681,8 +681,8 @@ async def test_one_slow_request_tells_of_the_outage_while_it_is_repeated(
         await transport.request("GET", "thing")
         await transport.request("GET", "thing")
     assert watch.changes == [
-        (2, ConditionChange(reachable=False, reason=f"no connection: refused ({URL})")),
-        (14, ConditionChange(reachable=True, seconds=14)),
+        (2.5, ConditionChange(reachable=False, reason=f"no connection: refused ({URL})")),
+        (6.5, ConditionChange(reachable=True, seconds=6.5)),
     ]
 
 

@@ -83,6 +83,8 @@ class WorkerConfig:
             raise ConfigurationError(f"{self.pool!r} cannot be a work pool: a name has none of / % & < >.")
         if not self.name or any(character in self.name for character in "/%"):
             raise ConfigurationError("Worker name cannot contain '/' or '%', nor be empty.")
+        if not all(self.queues):
+            raise ConfigurationError("The name of a work queue is empty.")
         if self.limit is not None and self.limit < 1:
             raise ConfigurationError(f"A limit of {self.limit} runs would let none start: give 1 or more.")
         for field in ("drain_timeout", "kill_grace", "flush_timeout", "prefetch_seconds"):

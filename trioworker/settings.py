@@ -10,7 +10,7 @@ import math
 import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping
-from os import getuid
+from os import PathLike, getuid
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self, TypeVar
@@ -300,7 +300,7 @@ class Settings:
     _values: Mapping[str, _Value] = attrs.field(default=_NOTHING_FOUND, repr=False, eq=False, alias="values")
 
     @classmethod
-    def load(cls, environment: Mapping[str, str], working_directory: Path) -> Self:
+    def load(cls, environment: Mapping[str, str], working_directory: str | PathLike[str]) -> Self:
         """Read the settings that hold in `environment` and `working_directory`.
 
         Args:
@@ -312,7 +312,7 @@ class Settings:
                 profile does not exist.
         """
         values: dict[str, _Value] = {}
-        for layer in _layers(environment, working_directory):
+        for layer in _layers(environment, Path(working_directory)):
             for name, raw in layer.values.items():
                 values[name] = _laid_over(values.get(name), _Value(raw, layer.source), name)
         _work_out(values, environment)

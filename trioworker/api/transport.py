@@ -46,6 +46,7 @@ PREFECT_VERSION = "3.8.8"
 USER_AGENT = f"prefect/{PREFECT_VERSION} (API 0.8.4)"
 
 _RETRYABLE = frozenset({408, 429})
+_FIRST_BACK_OFF = 0.5
 _LONGEST_BACK_OFF = 30.0
 
 # One small server for many runs: more at once would only wait there. Some are kept free for vital requests.
@@ -102,6 +103,9 @@ class TransportConfig:
 def retry_delay(attempt: int, retry_after: float | None, *, jitter: float, chance: float) -> float:
     """Seconds to wait before the next attempt.
 
+    The first comes soon: SQLite, locked by somebody else's write, turns requests away for a moment only. From the
+    second on it is as with Prefect's client, one step behind.
+
     Args:
         attempt: how many attempts have failed, from 1.
         retry_after: what the API asked for; never undercut.
@@ -110,7 +114,8 @@ def retry_delay(attempt: int, retry_after: float | None, *, jitter: float, chanc
     """
     if retry_after is not None:
         return retry_after * (1 + jitter * chance)
-    return min(2.0**attempt, _LONGEST_BACK_OFF) * (1 + jitter * (2 * chance - 1))
+    delay = _FIRST_BACK_OFF if attempt == 1 else min(2.0 ** (attempt - 1), _LONGEST_BACK_OFF)
+    return delay * (1 + jitter * (2 * chance - 1))
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -279,10 +279,9 @@ class _Life:
             "prefect.work-pool.name": prepared.pool.name,
             "prefect.work-pool.id": str(prepared.pool.id),
         }
-        with sole_errors_bare():
-            async with trio.open_nursery() as side_by_side:
-                side_by_side.start_soon(self.requests.label, labels)
-                side_by_side.start_soon(self._propose_submitting)
+        # One after the other: two that write at the same time get into each other's way on SQLite.
+        await self.requests.label(labels)
+        await self._propose_submitting()
         return event
 
     async def _propose_submitting(self) -> None:
@@ -355,6 +354,8 @@ class _Life:
             self.run_log.alarm(f"Flow run '{self.flow_run.name}': {outcome.message}")
         hooks = Hooks(runner.infrastructure, job, self.requests, self.run_log, runner.now)
         reported = await self.settlement.settle(outcome.message, hooks)
+        if reported is StateType.CRASHED and outcome.status_code == 0:
+            self.run_log.alarm(f"Flow run '{self.flow_run.name}': {outcome.message}")
         if reported is StateType.CRASHED and outcome.hint:
             self.run_log.info(outcome.hint)
         elif reported is StateType.CANCELLED:

@@ -60,6 +60,9 @@ class RunLog:
 
     def _write_here(self, level: int, message: str) -> None:
         subject = {"flow_run_id": str(self._flow_run.id), "flow_run_name": self._flow_run.name}
+        if not any(name in message for name in subject.values()):
+            # On the server the line stands among those of its run, here among those of all.
+            message = f"Flow run '{self._flow_run.name}': {message}"
         _logger.log(level, message, extra=subject)
 
     def _write(self, level: int, message: str, name_on_server: str = _WORKER_ON_SERVER) -> None:
