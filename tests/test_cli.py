@@ -585,7 +585,7 @@ async def test_install_policy_never_asks_nobody(
     assert ended.exit_code == 1
     assert ended.lines == ["Discovered type 'moonbase' for work pool 'moon'."]
     assert world.api.count("read_worker_packages") == 0
-    assert ended.errors[-1].endswith("--name me")
+    assert ended.errors[-1].endswith("--name me --install-policy never")
 
 
 # A server on this machine

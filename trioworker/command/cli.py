@@ -305,9 +305,6 @@ def _options_for_prefect(context: click.Context) -> list[str]:
         if context.get_parameter_source(option.name) is not ParameterSource.COMMANDLINE:
             continue
         value = context.params[option.name]
-        if option.name == "install_policy" and value == "never":
-            # Prefect's worker of that type is most likely not there either.
-            continue
         if isinstance(value, bool):
             words.append(option.opts[-1] if value else option.secondary_opts[-1])
         else:
