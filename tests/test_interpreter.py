@@ -23,13 +23,10 @@ from process_support import assignment, infrastructure
 from trio.testing import MockClock
 
 from trioworker.errors import ConfigurationError
-from trioworker.infrastructure import interpreter
-from trioworker.infrastructure.interpreter import (
-    find_interpreter,
-    has_workspace_supervisor,
-    installed_prefect_version,
-)
+from trioworker.infrastructure.interpreter import find_interpreter, installed_prefect_version
+from trioworker.infrastructure.process import prefect_abilities
 from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
+from trioworker.infrastructure.process.prefect_abilities import has_workspace_supervisor
 from trioworker.infrastructure.protocol import InfrastructureError, InfrastructureFullError
 from trioworker.process_group import ProcessGroup
 
@@ -143,7 +140,7 @@ def test_question_is_answered_by_what_is_there(
     package: str | None,
     answer: str,
 ) -> None:
-    program = compile(interpreter._LOOK, "question", "exec")
+    program = compile(prefect_abilities._LOOK, "question", "exec")
     found = None
     if package is not None:
         (tmp_path / "runner").mkdir()

@@ -23,7 +23,7 @@ from process_support import (
     temporary_directories,
 )
 
-from trioworker.infrastructure import interpreter
+from trioworker.infrastructure.process import prefect_abilities
 from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
 from trioworker.infrastructure.protocol import InfrastructureError, InfrastructureFullError
 
@@ -120,7 +120,7 @@ async def test_interpreter_that_cannot_be_executed_is_named(tmp_path: Path) -> N
 async def test_interpreter_that_does_not_answer_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interpreter, "_ANSWER_TIME", 0.1)
+    monkeypatch.setattr(prefect_abilities, "_ANSWER_TIME", 0.1)
     silent = tmp_path / "python"
     silent.write_text("#!/bin/sh\nexec sleep 600\n")
     silent.chmod(0o700)

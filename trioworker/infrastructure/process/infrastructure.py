@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from trioworker.infrastructure.exit_status import exit_hint, exit_message
-from trioworker.infrastructure.interpreter import find_interpreter, has_workspace_supervisor
+from trioworker.infrastructure.interpreter import find_interpreter
 from trioworker.infrastructure.process.control_channel import (
     Conclusion,
     ControlChannel,
@@ -22,6 +22,7 @@ from trioworker.infrastructure.process.control_channel import (
 from trioworker.infrastructure.process.environment import run_environment
 from trioworker.infrastructure.process.hooks import open_hook_process
 from trioworker.infrastructure.process.job import ProcessJob, origin_of, read_configuration
+from trioworker.infrastructure.process.prefect_abilities import has_workspace_supervisor
 from trioworker.infrastructure.process.start import group_errors_explained, start_process
 from trioworker.infrastructure.process.supervisor import supervise
 from trioworker.infrastructure.process.template import DEFAULT_BASE_JOB_TEMPLATE
