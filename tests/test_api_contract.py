@@ -28,7 +28,11 @@ from trioworker.api.errors import (
     RequestRefusedError,
 )
 from trioworker.api.models import (
+    Deployment,
+    DeploymentDraft,
+    DeploymentSchedule,
     Event,
+    FlowRunPolicy,
     Integration,
     LogLine,
     OrchestrationResult,
@@ -91,6 +95,12 @@ class OtherSide(Protocol):
     ) -> UUID: ...
 
     async def delete_deployment(self, deployment_id: UUID) -> None: ...
+
+    async def pause_schedule(self, deployment_id: UUID, schedule_id: UUID) -> None: ...
+
+    async def runs_of_schedules(self, deployment_id: UUID) -> list[UUID]:
+        """The runs that schedules have made, once there are any."""
+        ...
 
     async def schedule(
         self,
@@ -177,6 +187,14 @@ class FakeSide:
 
     async def delete_deployment(self, deployment_id: UUID) -> None:
         self.fake.delete_deployment(deployment_id)
+
+    async def pause_schedule(self, deployment_id: UUID, schedule_id: UUID) -> None:
+        self.fake.pause_schedule(deployment_id, schedule_id)
+
+    async def runs_of_schedules(self, deployment_id: UUID) -> list[UUID]:
+        # The fake has no scheduler of its own.
+        at = self.now() + timedelta(hours=1)
+        return [self.fake.schedule(deployment_id, at=at, auto_scheduled=True).id]
 
     async def schedule(
         self,
@@ -287,6 +305,17 @@ class RealSide:
 
     async def delete_deployment(self, deployment_id: UUID) -> None:
         await self.server.acall("DELETE", f"deployments/{deployment_id}")
+
+    async def pause_schedule(self, deployment_id: UUID, schedule_id: UUID) -> None:
+        path = f"deployments/{deployment_id}/schedules/{schedule_id}"
+        await self.server.acall("PATCH", path, {"active": False})
+
+    async def runs_of_schedules(self, deployment_id: UUID) -> list[UUID]:
+        # The scheduler would come by within seconds; this is the same without the wait.
+        await self.server.acall("POST", f"deployments/{deployment_id}/schedule", {"max_runs": 3})
+        body = {"deployments": {"id": {"any_": [str(deployment_id)]}}}
+        runs = await self.server.acall("POST", "flow_runs/filter", body)
+        return [UUID(run["id"]) for run in runs if run["auto_scheduled"]]
 
     async def schedule(
         self,
@@ -933,6 +962,414 @@ async def test_run_of_a_deleted_deployment_cannot_be_claimed(world: World) -> No
     await world.propose(run_id, "Scheduled")
     result = await world.propose(run_id, "Pending")
     assert (result.status, result.details.reason) == (SetStateStatus.ABORT, "Deployment not found.")
+
+
+# Deploying
+
+
+SCHEMA = {"type": "object", "properties": {"width": {"type": "integer"}}, "required": ["width"]}
+CRON = {"cron": "0 9 * * *", "timezone": "Europe/Berlin", "day_or": True}
+HOURLY = {"interval": 3600.0, "anchor_date": "2020-01-01T00:00:00Z", "timezone": "UTC"}
+
+
+async def drafted(world: World, **fields: Any) -> DeploymentDraft:
+    """A deployment of a new flow, which is not on the server yet."""
+    flow = await world.api.create_flow(f"flow {uuid4()}")
+    draft = DeploymentDraft(name="d", flow_id=flow.id, work_pool_name=world.pool)
+    return attrs.evolve(draft, **fields)
+
+
+async def deployed(world: World, **fields: Any) -> Deployment:
+    return await world.api.create_deployment(await drafted(world, **fields))
+
+
+def definitions(deployment: Deployment) -> list[Any]:
+    schedules = [(each.slug or "", each.active, dict(each.schedule)) for each in deployment.schedules]
+    return sorted(schedules, key=lambda schedule: schedule[0])
+
+
+async def test_flow_of_a_name_is_made_once(world: World) -> None:
+    name = f"flow {uuid4()}"
+    flow = await world.api.create_flow(name)
+    assert (flow.name, flow.tags) == (name, [])
+    assert (await world.api.create_flow(name)).id == flow.id
+    assert (await world.api.read_flow(flow.id)).name == name
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "50%", "<a>"])
+async def test_flow_cannot_have_every_name(world: World, name: str) -> None:
+    with pytest.raises(RequestRefusedError) as caught:
+        await world.api.create_flow(name)
+    assert caught.value.status_code == 422
+
+
+async def test_created_deployment_is_what_the_draft_says(world: World) -> None:
+    draft = await drafted(
+        world,
+        work_queue_name="high",
+        entrypoint="app:resize",
+        description="makes it smaller",
+        tags=["b", "a"],
+        version="1",
+        parameter_openapi_schema=SCHEMA,
+        enforce_parameter_schema=False,
+        concurrency_limit=2,
+        schedules=[
+            DeploymentSchedule(schedule=CRON, slug="daily"),
+            DeploymentSchedule(schedule=HOURLY, slug="hourly", active=False),
+        ],
+    )
+    created = await world.api.create_deployment(draft)
+    assert (created.name, created.flow_id, created.paused) == ("d", draft.flow_id, False)
+    assert (created.work_pool_name, created.work_queue_name) == (world.pool, "high")
+    assert (created.entrypoint, created.description, created.version) == (
+        "app:resize",
+        "makes it smaller",
+        "1",
+    )
+    assert (created.tags, created.parameters, created.job_variables) == (["b", "a"], {}, {})
+    assert (created.parameter_openapi_schema, created.enforce_parameter_schema) == (SCHEMA, False)
+    assert created.concurrency_limit == 2
+    assert definitions(created) == [("daily", True, CRON), ("hourly", False, HOURLY)]
+    by_id = await world.api.read_deployment(created.id)
+    flow = await world.api.read_flow(draft.flow_id)
+    assert await world.api.read_deployment_by_name(flow.name, "d") == by_id
+    assert attrs.evolve(by_id, schedules=[], updated=None) == attrs.evolve(
+        created, schedules=[], updated=None
+    )
+    assert definitions(by_id) == definitions(created)
+
+
+async def test_least_that_a_draft_may_say_is_enough(world: World) -> None:
+    created = await deployed(world)
+    assert (created.work_queue_name, created.concurrency_limit, created.schedules) == ("default", None, [])
+    assert (created.entrypoint, created.description, created.version, created.tags) == (None, None, None, [])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "stored"),
+    [
+        ({"cron": "@daily"}, {"cron": "@daily", "timezone": None, "day_or": True}),
+        ({"interval": 60, "anchor_date": "2026-01-01T00:00:00Z"}, {"interval": 60.0, "timezone": "UTC"}),
+        ({"interval": 60}, {"interval": 60.0, "timezone": "UTC"}),
+        ({"rrule": "FREQ=DAILY"}, {"rrule": "DTSTART:20200101T000000\nFREQ=DAILY", "timezone": "UTC"}),
+        (
+            {"rrule": "DTSTART:20250101T000000\nRRULE:FREQ=DAILY", "timezone": "Asia/Tokyo"},
+            {"rrule": "DTSTART:20250101T000000\nRRULE:FREQ=DAILY", "timezone": "Asia/Tokyo"},
+        ),
+    ],
+)
+async def test_what_a_schedule_leaves_out_is_filled_in(
+    world: World, schedule: dict[str, Any], stored: dict[str, Any]
+) -> None:
+    [created] = (await deployed(world, schedules=[DeploymentSchedule(schedule=schedule)])).schedules
+    anchor = created.schedule.get("anchor_date")
+    assert {key: value for key, value in created.schedule.items() if key != "anchor_date"} == stored
+    assert (anchor is not None) == ("interval" in schedule)
+    assert anchor is None or schedule.get("anchor_date") in {None, anchor}
+
+
+async def test_schedule_of_no_kind_is_refused(world: World) -> None:
+    with pytest.raises(RequestRefusedError) as of_new:
+        await deployed(world, schedules=[DeploymentSchedule(schedule={"every": "day"})])
+    deployment = await deployed(world)
+    with pytest.raises(RequestRefusedError) as added:
+        await world.api.create_deployment_schedule(deployment.id, DeploymentSchedule(schedule={}))
+    assert (of_new.value.status_code, added.value.status_code) == (422, 422)
+
+
+async def test_deployment_without_its_pool_or_flow_is_refused(world: World) -> None:
+    with pytest.raises(ObjectNotFoundError) as of_pool:
+        await deployed(world, work_pool_name="no-such-pool")
+    assert of_pool.value.detail == 'Work pool "no-such-pool" not found.'
+    with pytest.raises(RequestRefusedError) as of_flow:
+        await world.api.create_deployment(attrs.evolve(await drafted(world), flow_id=MISSING))
+    assert type(of_flow.value) is RequestRefusedError
+    assert of_flow.value.status_code == 409
+
+
+async def test_creating_a_deployment_again_replaces_its_schedules_and_their_runs(world: World) -> None:
+    draft = await drafted(world, schedules=[DeploymentSchedule(schedule=CRON, slug="daily")], version="1")
+    first = await world.api.create_deployment(draft)
+    await world.other.pause_schedule(first.id, schedule_id(first))
+    await world.api.create_deployment_schedule(first.id, DeploymentSchedule(schedule=HOURLY, slug="more"))
+    [made, *_] = await world.other.runs_of_schedules(first.id)
+    by_hand = await world.other.schedule(first.id)
+
+    second = await world.api.create_deployment(draft)
+    assert second.id == first.id
+    assert definitions(second) == [("daily", True, CRON)]
+    assert schedule_id(second) != schedule_id(first)
+    with pytest.raises(ObjectNotFoundError):
+        await world.api.read_flow_run(made)
+    assert (await world.api.read_flow_run(by_hand)).id == by_hand
+    assert (await world.api.create_deployment(attrs.evolve(draft, schedules=None))).schedules == []
+
+
+def schedule_id(deployment: Deployment) -> UUID:
+    [schedule] = deployment.schedules
+    assert schedule.id is not None
+    return schedule.id
+
+
+async def test_updating_a_deployment_leaves_its_schedules_alone(world: World) -> None:
+    draft = await drafted(world, schedules=[DeploymentSchedule(schedule=CRON)], concurrency_limit=2)
+    before = await world.api.create_deployment(draft)
+    await world.other.pause_schedule(before.id, schedule_id(before))
+    changes: dict[str, Any] = {
+        "description": "new",
+        "version": "2",
+        "entrypoint": "app:new",
+        "tags": ["x"],
+        "parameter_openapi_schema": SCHEMA,
+        "work_queue_name": "high",
+        "concurrency_limit": 3,
+    }
+    await world.api.update_deployment(before.id, attrs.evolve(draft, schedules=None, **changes))
+    after = await world.api.read_deployment(before.id)
+    assert {key: getattr(after, key) for key in changes} == changes
+    assert (schedule_id(after), after.schedules[0].active) == (schedule_id(before), False)
+    assert before.updated is not None
+    assert after.updated is not None
+    assert after.updated > before.updated
+
+    await world.api.update_deployment(before.id, draft)
+    last = await world.api.read_deployment(before.id)
+    assert (last.description, last.version, last.entrypoint, last.tags) == (None, None, None, [])
+    assert (last.work_queue_name, last.concurrency_limit) == ("default", 2)
+    await world.api.update_deployment(before.id, attrs.evolve(draft, concurrency_limit=None))
+    assert (await world.api.read_deployment(before.id)).concurrency_limit is None
+
+
+async def test_updating_a_deployment_deletes_the_runs_to_come_of_its_schedules(world: World) -> None:
+    draft = await drafted(world, schedules=[DeploymentSchedule(schedule=HOURLY)])
+    deployment = await world.api.create_deployment(draft)
+    [made, *_] = await world.other.runs_of_schedules(deployment.id)
+    by_hand = await world.other.schedule(deployment.id, at=world.other.now() + timedelta(hours=1))
+    await world.api.update_deployment(deployment.id, attrs.evolve(draft, version="2"))
+    with pytest.raises(ObjectNotFoundError):
+        await world.api.read_flow_run(made)
+    assert (await world.api.read_flow_run(by_hand)).id == by_hand
+
+
+async def test_schedules_are_added_changed_and_deleted_one_by_one(world: World) -> None:
+    deployment = await deployed(world)
+    daily = await world.api.create_deployment_schedule(
+        deployment.id, DeploymentSchedule(schedule=CRON, slug="daily")
+    )
+    hourly = await world.api.create_deployment_schedule(
+        deployment.id, DeploymentSchedule(schedule=HOURLY, active=False)
+    )
+    assert daily.id is not None
+    assert hourly.id is not None
+    assert (daily.slug, daily.active, hourly.slug, hourly.active) == ("daily", True, None, False)
+    noon = CRON | {"cron": "0 12 * * *"}
+    changed = attrs.evolve(daily, schedule=noon, active=False, slug=None)
+    await world.api.update_deployment_schedule(deployment.id, changed)
+    await world.api.delete_deployment_schedule(deployment.id, hourly.id)
+    [left] = (await world.api.read_deployment(deployment.id)).schedules
+    assert left == attrs.evolve(changed, slug="daily")
+
+
+async def test_deleting_a_schedule_deletes_the_runs_that_nobody_has_claimed(world: World) -> None:
+    deployment = await deployed(world, schedules=[DeploymentSchedule(schedule=HOURLY)])
+    [made, *_] = await world.other.runs_of_schedules(deployment.id)
+    await world.api.delete_deployment_schedule(deployment.id, schedule_id(deployment))
+    with pytest.raises(ObjectNotFoundError):
+        await world.api.read_flow_run(made)
+
+
+async def test_slug_is_given_to_one_schedule_only(world: World) -> None:
+    deployment = await deployed(world, schedules=[DeploymentSchedule(schedule=CRON, slug="s")])
+    with pytest.raises(RequestRefusedError) as caught:
+        await world.api.create_deployment_schedule(
+            deployment.id, DeploymentSchedule(schedule=HOURLY, slug="s")
+        )
+    assert type(caught.value) is RequestRefusedError
+    assert caught.value.status_code == 409
+
+
+async def test_what_is_not_deployed_cannot_be_changed(world: World) -> None:
+    schedule = DeploymentSchedule(schedule=CRON, id=MISSING)
+    draft, deployment = await drafted(world), await deployed(world)
+    with pytest.raises(ObjectNotFoundError) as read:
+        await world.api.read_deployment_by_name("no such flow", "d")
+    with pytest.raises(ObjectNotFoundError) as updated:
+        await world.api.update_deployment(MISSING, draft)
+    with pytest.raises(ObjectNotFoundError) as added:
+        await world.api.create_deployment_schedule(MISSING, schedule)
+    with pytest.raises(ObjectNotFoundError) as changed:
+        await world.api.update_deployment_schedule(deployment.id, schedule)
+    with pytest.raises(ObjectNotFoundError) as deleted:
+        await world.api.delete_deployment_schedule(deployment.id, MISSING)
+    with pytest.raises(ObjectNotFoundError) as run:
+        await world.api.create_flow_run(MISSING)
+    assert read.value.request == "GET /deployments/name/no%20such%20flow/d"
+    assert {error.value.detail for error in (read, run)} == {"Deployment not found"}
+    assert {error.value.detail for error in (updated, added)} == {"Deployment not found."}
+    assert {error.value.detail for error in (changed, deleted)} == {"Schedule not found."}
+
+
+@pytest.mark.parametrize(("flow_name", "name"), [("a/b", "d"), ("flow", ""), ("..", "d")])
+async def test_deployment_of_an_impossible_name_is_not_found(world: World, flow_name: str, name: str) -> None:
+    with pytest.raises(ObjectNotFoundError, match="nothing can have the name"):
+        await world.api.read_deployment_by_name(flow_name, name)
+
+
+async def test_run_is_created_with_its_parameters_over_those_of_the_deployment(world: World) -> None:
+    deployment = await deployed(world, parameter_openapi_schema=SCHEMA, tags=["a"])
+    before = world.other.now()
+    run = await world.api.create_flow_run(deployment.id, parameters={"width": 3}, name="mine")
+    assert (run.name, run.deployment_id, run.flow_id) == ("mine", deployment.id, deployment.flow_id)
+    assert (run.parameters, run.tags, run.run_count) == ({"width": 3}, ["a"], 0)
+    assert run.state is not None
+    assert run.state.label == "Scheduled"
+    due = run.state.state_details.scheduled_time
+    assert due is not None
+    assert before <= due <= world.other.now()
+    [polled] = await world.api.get_scheduled_flow_runs(
+        world.pool, queue_names=[], scheduled_before=world.other.now(), limit=10
+    )
+    assert (polled.id, polled.parameters) == (run.id, {"width": 3})
+
+
+async def test_run_is_created_for_a_time_and_gets_a_name_of_its_own(world: World) -> None:
+    deployment = await deployed(world)
+    at = world.other.now() + timedelta(hours=1)
+    first = await world.api.create_flow_run(deployment.id, scheduled_time=at)
+    second = await world.api.create_flow_run(deployment.id, scheduled_time=at)
+    assert first.state is not None
+    assert (first.state.name, first.state.state_details.scheduled_time) == ("Scheduled", at)
+    assert first.id != second.id
+    assert first.name
+    assert first.name != second.name
+    assert await world.due() == []
+
+
+@pytest.mark.server
+async def test_parameters_that_do_not_fit_are_a_plain_refusal_that_names_them(
+    prefect_server: PrefectServer,
+) -> None:
+    async with open_world(prefect_server) as world:
+        deployment = await deployed(world, parameter_openapi_schema=SCHEMA)
+        lenient = await deployed(world, parameter_openapi_schema=SCHEMA, enforce_parameter_schema=False)
+        with pytest.raises(RequestRefusedError, match="field 'width'") as caught:
+            await world.api.create_flow_run(deployment.id, parameters={"width": "wide"})
+        assert type(caught.value) is RequestRefusedError
+        run = await world.api.create_flow_run(lenient.id, parameters={"width": "wide"})
+        assert run.parameters == {"width": "wide"}
+
+
+# Policies and leases
+
+
+async def test_policy_of_a_run_is_replaced_as_a_whole(world: World) -> None:
+    run_id = await world.scheduled()
+    policy = FlowRunPolicy(retries=1, retry_delay=7, pause_keys=["k"], resuming=True, retry_type="reschedule")
+    await world.api.update_flow_run_policy(run_id, policy)
+    assert (await world.api.read_flow_run(run_id)).empirical_policy == policy
+    await world.api.update_flow_run_policy(run_id, FlowRunPolicy(retries=2))
+    assert (await world.api.read_flow_run(run_id)).empirical_policy == FlowRunPolicy(retries=2)
+
+
+async def test_policy_that_a_worker_sets_decides_on_retries(world: World) -> None:
+    run_id = await world.scheduled()
+    await put_into(world, run_id, "Running")
+    run = await world.api.read_flow_run(run_id)
+    assert run.run_count == 1
+    policy = attrs.evolve(run.empirical_policy, retries=1, retry_delay=60)
+    await world.api.update_flow_run_policy(run_id, policy)
+    before = world.other.now()
+    result = await world.propose(run_id, "Failed")
+    assert told(result) == ("REJECT", "AwaitingRetry", "Retrying")
+    assert result.state is not None
+    due = result.state.state_details.scheduled_time
+    assert due is not None
+    assert before + timedelta(seconds=60) <= due <= world.other.now() + timedelta(seconds=60)
+    after = await world.api.read_flow_run(run_id)
+    assert after.empirical_policy == attrs.evolve(policy, retry_type="in_process")
+    assert told(await world.propose(run_id, "Running", force=True))[0] == "ACCEPT"
+    assert (await world.api.read_flow_run(run_id)).run_count == 2
+    assert told(await world.propose(run_id, "Failed")) == ("ACCEPT", "Failed", None)
+
+
+async def test_failed_run_that_is_tried_again_keeps_what_it_has_to_tell(world: World) -> None:
+    run_id = await world.scheduled(retries=1)
+    await put_into(world, run_id, "Running")
+    state = proposed("Failed", message="broken", data={"type": "reference"})
+    result = await world.api.set_flow_run_state(run_id, state)
+    assert result.state is not None
+    assert (result.state.message, result.state.data) == ("broken", {"type": "reference"})
+
+
+async def test_list_of_delays_is_refused_for_a_flow_run(world: World) -> None:
+    run_id = await world.scheduled()
+    with pytest.raises(RequestRefusedError) as caught:
+        await world.api.update_flow_run_policy(run_id, FlowRunPolicy(retries=2, retry_delay=[1, 2]))
+    assert caught.value.status_code == 422
+
+
+async def test_policy_of_a_deleted_run_cannot_be_set(world: World) -> None:
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.update_flow_run_policy(MISSING, FlowRunPolicy())
+    assert caught.value.detail == "Flow run not found"
+
+
+def lease_of(result: OrchestrationResult) -> UUID | None:
+    assert result.state is not None
+    return result.state.state_details.deployment_concurrency_lease_id
+
+
+async def test_lease_comes_with_the_slot_and_stays_with_the_run(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=1)
+    run_id = await world.other.schedule(deployment_id, retries=1)
+    lease_id = lease_of(await world.propose(run_id, "Pending"))
+    assert lease_id is not None
+    for name in ("Submitting", "Running", "Failed", "Running"):
+        assert lease_of(await world.propose(run_id, name)) == lease_id
+    await world.api.renew_concurrency_lease(lease_id, 60)
+    await world.api.renew_concurrency_lease(lease_id, 300.5)
+    run = await world.api.read_flow_run(run_id)
+    assert run.state is not None
+    assert run.state.state_details.deployment_concurrency_lease_id == lease_id
+    assert told(await world.propose(run_id, "Completed"))[0] == "ACCEPT"
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.renew_concurrency_lease(lease_id, 60)
+    assert caught.value.status_code == 410
+    assert caught.value.detail == "Lease not found - it may have expired or been revoked"
+
+
+async def test_next_claim_has_a_lease_of_its_own(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=1)
+    run_id = await world.other.schedule(deployment_id)
+    first = lease_of(await world.propose(run_id, "Pending"))
+    await world.propose(run_id, "Scheduled")
+    second = lease_of(await world.propose(run_id, "Pending"))
+    assert None not in {first, second}
+    assert first != second
+
+
+async def test_run_without_a_slot_has_no_lease(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=1)
+    first, second = await world.other.schedule(deployment_id), await world.other.schedule(deployment_id)
+    await world.propose(first, "Pending")
+    assert lease_of(await world.propose(second, "Pending")) is None
+    assert lease_of(await world.propose(await world.scheduled(), "Pending")) is None
+
+
+async def test_run_that_is_claimed_by_force_has_no_lease(world: World) -> None:
+    run_id = await world.other.schedule(await world.other.add_deployment(world.pool, concurrency_limit=1))
+    assert lease_of(await world.propose(run_id, "Pending", force=True)) is None
+
+
+@pytest.mark.parametrize("seconds", [59, 86_401])
+async def test_lease_is_renewed_for_a_minute_to_a_day(world: World, seconds: float) -> None:
+    run_id = await world.other.schedule(await world.other.add_deployment(world.pool, concurrency_limit=1))
+    lease_id = lease_of(await world.propose(run_id, "Pending"))
+    assert lease_id is not None
+    with pytest.raises(RequestRefusedError) as caught:
+        await world.api.renew_concurrency_lease(lease_id, seconds)
+    assert caught.value.status_code == 422
 
 
 async def test_flow_is_read(world: World) -> None:
@@ -1681,7 +2118,7 @@ def test_every_operation_is_asked_of_both_servers() -> None:
 
 
 # How many a worker makes use of; all that it may ask of a server.
-OPERATIONS = 22
+OPERATIONS = 32
 
 
 def _asked_of_both(source: str) -> set[str]:

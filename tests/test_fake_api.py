@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -23,15 +24,19 @@ from trioworker.api.errors import (
 )
 from trioworker.api.models import (
     BlockDocument,
+    Deployment,
+    DeploymentDraft,
+    DeploymentSchedule,
     Event,
     FlowRun,
+    FlowRunPolicy,
     Integration,
     ProposedState,
     SetStateStatus,
     StateType,
     WorkerMetadata,
 )
-from trioworker.testing import Call, FakePrefectAPI
+from trioworker.testing import Call, FakePrefectAPI, LeaseRenewal
 
 PENDING = StateType.PENDING
 
@@ -43,6 +48,17 @@ def claim() -> ProposedState:
 def fake_with_run(fake: FakePrefectAPI) -> FlowRun:
     fake.add_work_pool("pool")
     return fake.schedule(fake.add_deployment("flow", "pool"))
+
+
+CRON = DeploymentSchedule(schedule={"cron": "0 9 * * *"})
+
+
+def claimed_lease(fake: FakePrefectAPI, deployment: Deployment) -> UUID:
+    """The lease of a new run that has taken a slot of its deployment."""
+    state = fake.set_state(fake.schedule(deployment).id, "Pending").state
+    assert state is not None
+    assert state.state_details.deployment_concurrency_lease_id is not None
+    return state.state_details.deployment_concurrency_lease_id
 
 
 async def due(fake: FakePrefectAPI, before: datetime) -> list[FlowRun]:
@@ -190,6 +206,10 @@ async def test_every_method_is_a_checkpoint() -> None:
     run = fake_with_run(fake)
     block_id = str(fake.add_block("secret", "block", {}))
     fake.add_variable("variable", 1)
+    limited = fake.add_deployment("flow", "pool", name="limited", concurrency_limit=1, schedules=[CRON])
+    [known] = limited.schedules
+    draft = DeploymentDraft(name="new", flow_id=run.flow_id, work_pool_name="pool")
+    lease_id = claimed_lease(fake, limited)
 
     async def listen() -> None:
         async with fake.open_state_changes(fake.work_pool("pool").id, [PENDING]):
@@ -211,6 +231,16 @@ async def test_every_method_is_a_checkpoint() -> None:
         lambda: fake.read_flow(run.flow_id),
         lambda: fake.read_flow_run_document(run.id),
         lambda: fake.update_flow_run_labels(run.id, {}),
+        lambda: fake.update_flow_run_policy(run.id, FlowRunPolicy(retries=1)),
+        lambda: fake.renew_concurrency_lease(lease_id, 60),
+        lambda: fake.create_flow("a flow"),
+        lambda: fake.create_deployment(draft),
+        lambda: fake.update_deployment(limited.id, draft),
+        lambda: fake.read_deployment_by_name("flow", "limited"),
+        lambda: fake.create_deployment_schedule(limited.id, CRON),
+        lambda: fake.update_deployment_schedule(limited.id, known),
+        lambda: fake.delete_deployment_schedule(limited.id, known.id or run.id),
+        lambda: fake.create_flow_run(limited.id),
         lambda: fake.read_block_document("secret", "block"),
         lambda: fake.read_block_document_by_id(block_id),
         lambda: fake.read_variable("variable"),
@@ -495,3 +525,128 @@ def test_missing_objects_are_reported_with_what_to_do() -> None:
     fake = FakePrefectAPI()
     with pytest.raises(LookupError, match="make one with add_work_pool"):
         fake.add_deployment("flow", "missing")
+
+
+# Deployments and leases
+
+
+def test_deployment_is_as_it_was_added() -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    added = fake.add_deployment(
+        "flow",
+        "pool",
+        queue_name="high",
+        parameters={"a": 1},
+        parameter_schema={"type": "object"},
+        enforce_parameter_schema=False,
+        schedules=[CRON],
+        concurrency_limit=3,
+    )
+    assert fake.deployments == [added]
+    assert fake.deployment(added.id) == added
+    assert (added.work_pool_name, added.work_queue_name) == ("pool", "high")
+    assert (added.parameters, added.parameter_openapi_schema) == ({"a": 1}, {"type": "object"})
+    assert (added.enforce_parameter_schema, added.concurrency_limit) == (False, 3)
+    assert [dict(each.schedule)["cron"] for each in added.schedules] == ["0 9 * * *"]
+    with pytest.raises(LookupError, match="make one with add_deployment"):
+        fake.deployment(UUID(int=1))
+
+
+async def test_run_has_the_parameters_of_its_deployment_and_its_own() -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    deployment = fake.add_deployment("flow", "pool", parameters={"a": 1, "b": [1]})
+    fake.schedule(deployment, parameters={"b": [2]}, retries=2, retry_delay=5)
+    [run] = await due(fake, fake.now())
+    assert run.parameters == {"a": 1, "b": [2]}
+    assert run.empirical_policy == FlowRunPolicy(retries=2, retry_delay=5)
+    run.parameters["b"].append(3)
+    assert fake.flow_run(run.id).parameters == {"a": 1, "b": [2]}
+
+
+async def test_run_that_is_created_is_made_once_though_the_answer_was_lost(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    fake = FakePrefectAPI(max_retries=1)
+    fake.add_work_pool("pool")
+    deployment = fake.add_deployment("flow", "pool")
+    fake.lose_answer("create_flow_run")
+    created = await fake.create_flow_run(deployment.id)
+    assert [run.id for run in fake.flow_runs] == [created.id]
+    assert fake.count("create_flow_run") == 2
+
+
+async def test_renewals_of_a_lease_are_recorded(autojump_clock: trio.testing.MockClock) -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    lease_id = claimed_lease(fake, fake.add_deployment("flow", "pool", concurrency_limit=1))
+    await trio.sleep(10)
+    await fake.renew_concurrency_lease(lease_id, 300)
+    assert fake.lease_renewals == [LeaseRenewal(lease_id=lease_id, lease_seconds=300, at=10)]
+
+
+async def test_slot_of_a_lease_that_has_run_out_goes_to_another_run() -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    deployment = fake.add_deployment("flow", "pool", concurrency_limit=1)
+    lease_id = claimed_lease(fake, deployment)
+    fake.expire_lease(lease_id)
+    with pytest.raises(ObjectNotFoundError):
+        await fake.renew_concurrency_lease(lease_id, 60)
+    assert fake.lease_renewals == []
+    claimed_lease(fake, deployment)
+    first = fake.flow_runs[0]
+    result = fake.set_state(first.id, "Running")
+    assert result.status is SetStateStatus.REJECT
+    assert result.details.reason == "Deployment concurrency limit reached after lease expiry."
+    assert result.state is not None
+    assert result.state.type is StateType.CANCELLED
+    with pytest.raises(LookupError, match="run out or was given back"):
+        fake.expire_lease(lease_id)
+
+
+async def test_run_whose_lease_has_run_out_takes_the_slot_again_if_it_is_free() -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    deployment = fake.add_deployment("flow", "pool", concurrency_limit=1)
+    old = claimed_lease(fake, deployment)
+    fake.expire_lease(old)
+    [run] = fake.flow_runs
+    state = fake.set_state(run.id, "Running").state
+    assert state is not None
+    new = state.state_details.deployment_concurrency_lease_id
+    assert new not in {None, old}
+    waiting = fake.schedule(deployment)
+    assert fake.set_state(waiting.id, "Pending").status is SetStateStatus.REJECT
+    fake.set_state(run.id, "Completed")
+    assert fake.set_state(waiting.id, "Pending").status is SetStateStatus.ACCEPT
+
+
+def test_paused_schedule_says_so_until_it_is_resumed() -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    deployment = fake.add_deployment("flow", "pool", schedules=[CRON])
+    [schedule] = deployment.schedules
+    assert schedule.id is not None
+    for paused in (True, False):
+        fake.pause_schedule(deployment.id, schedule.id, paused=paused)
+        assert fake.deployment(deployment.id).schedules == [attrs.evolve(schedule, active=not paused)]
+
+
+@pytest.mark.parametrize("schedule", [{}, {"timezone": "UTC"}, {"cron": "* * * * *", "interval": 1}])
+def test_schedule_must_be_of_one_kind(schedule: dict[str, Any]) -> None:
+    fake = FakePrefectAPI()
+    fake.add_work_pool("pool")
+    with pytest.raises(ValueError, match="one of cron, interval and rrule"):
+        fake.add_deployment("flow", "pool", schedules=[DeploymentSchedule(schedule=schedule)])
+
+
+async def test_deployment_of_an_impossible_name_or_without_a_pool_makes_the_server_fail() -> None:
+    fake = FakePrefectAPI()
+    run = fake_with_run(fake)
+    draft = DeploymentDraft(name="a/b", flow_id=run.flow_id, work_pool_name="pool")
+    with pytest.raises(APIUnavailableError, match="500"):
+        await fake.create_deployment(draft)
+    with pytest.raises(APIUnavailableError, match="500"):
+        await fake.update_deployment(run.deployment_id or run.id, attrs.evolve(draft, work_pool_name="gone"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import attrs
 
@@ -17,6 +17,7 @@ from trioworker.api.converter import structure, unstructure
 from trioworker.api.errors import (
     APINotFoundError,
     MalformedAnswerError,
+    ObjectExistsError,
     ObjectNotFoundError,
     RequestRefusedError,
     UnsendableRequestError,
@@ -24,9 +25,12 @@ from trioworker.api.errors import (
 from trioworker.api.models import (
     BlockDocument,
     Deployment,
+    DeploymentDraft,
+    DeploymentSchedule,
     Event,
     Flow,
     FlowRun,
+    FlowRunPolicy,
     LogLine,
     OrchestrationResult,
     ProposedState,
@@ -66,6 +70,9 @@ LARGEST_PAGE = 200
 
 # How the server answers a request with a field that it does not know or like.
 _UNPROCESSABLE = 422
+
+# How it answers about a lease that has run out or was given back.
+_GONE = 410
 
 # Where a server of one's own, and where Prefect Cloud shows its registry of packages.
 _PACKAGES = "collections/views/aggregate-worker-metadata"
@@ -158,12 +165,98 @@ class PrefectAPI(Protocol):
         """Record where the run runs; without it the server does not pass on a cancellation."""
         ...
 
+    async def update_flow_run_policy(self, flow_run_id: UUID, policy: FlowRunPolicy) -> None:
+        """Replace how often and when the server has a run tried again; `ObjectNotFoundError` if it was deleted.
+
+        The server keeps nothing of the policy that it had: evolve that of the run as it was last read. A list of
+        delays is refused.
+        """
+        ...
+
     async def update_flow_run_labels(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
         """Add labels to a run, in place of those of the same keys; `ObjectNotFoundError` if it was deleted."""
         ...
 
+    async def renew_concurrency_lease(self, lease_id: UUID, lease_seconds: float) -> None:
+        """Keep the slot of a deployment's concurrency limit for this long from now; Prefect's leases.
+
+        The id is in the details of the state of the run that has the slot. `lease_seconds` is 60 to 86,400. A
+        lease that has run out or was given back, whose slot may by now be another run's, is
+        `ObjectNotFoundError`, though the server calls it gone (410).
+        """
+        ...
+
+    async def create_flow_run(
+        self,
+        deployment_id: UUID,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        scheduled_time: datetime | None = None,
+    ) -> FlowRun:
+        """Schedule a run of a deployment, now if no time is given; `ObjectNotFoundError` if that was deleted.
+
+        The parameters go over those of the deployment. If they do not fit its schema and that is enforced, it is
+        a plain `RequestRefusedError` whose `detail` names the parameter. However often the request is repeated,
+        it makes one run.
+        """
+        ...
+
     async def read_deployment(self, deployment_id: UUID) -> Deployment:
         """Read a deployment; `ObjectNotFoundError` if it was deleted."""
+        ...
+
+    async def read_deployment_by_name(self, flow_name: str, name: str) -> Deployment:
+        """Read a deployment of the flow of this name; `ObjectNotFoundError` if there is none."""
+        ...
+
+    async def create_deployment(self, draft: DeploymentDraft) -> Deployment:
+        """Create a deployment; `ObjectNotFoundError` if there is no such work pool.
+
+        One of this name and flow that exists already keeps its id, but loses its parameters, all its schedules,
+        and the runs that these have made for times to come: what a person has paused or added is gone, and the
+        same schedules come back active and under other ids. To deploy again and again use `sync_deployment` of
+        `trioworker.flows.registration`, which leaves alone what has not changed.
+        """
+        ...
+
+    async def update_deployment(self, deployment_id: UUID, draft: DeploymentDraft) -> None:
+        """Make a deployment what the draft says, its name, flow and schedules aside.
+
+        `ObjectNotFoundError` if it was deleted. The runs that its schedules have made for times to come are
+        deleted, and made anew within seconds. If there is no such work pool, the server fails
+        (`APIUnavailableError`).
+        """
+        ...
+
+    async def create_deployment_schedule(
+        self, deployment_id: UUID, schedule: DeploymentSchedule
+    ) -> DeploymentSchedule:
+        """Add a schedule; `ObjectNotFoundError` if the deployment was deleted, and its `id` is the server's.
+
+        A second one of the same slug is a plain `RequestRefusedError`. Its first runs are made within a minute.
+        """
+        ...
+
+    async def update_deployment_schedule(self, deployment_id: UUID, schedule: DeploymentSchedule) -> None:
+        """Replace the schedule of this `id`; `ObjectNotFoundError` if there is none.
+
+        The runs that the deployment's schedules have made for times to come are deleted, and made anew within a
+        minute.
+        """
+        ...
+
+    async def delete_deployment_schedule(self, deployment_id: UUID, schedule_id: UUID) -> None:
+        """Delete a schedule; `ObjectNotFoundError` if there is none.
+
+        All runs that the deployment's schedules have made and that nobody has claimed are deleted, those of
+        other schedules and those that are late included. What is left for times to come is made anew within a
+        minute.
+        """
+        ...
+
+    async def create_flow(self, name: str) -> Flow:
+        """Create a flow, or read the one of this name, of which there is never a second."""
         ...
 
     async def read_flow(self, flow_id: UUID) -> Flow:
@@ -351,13 +444,90 @@ class PrefectClient:
         body = {"infrastructure_pid": infrastructure_pid}
         await self._send("PATCH", f"flow_runs/{flow_run_id}", body)
 
+    async def update_flow_run_policy(self, flow_run_id: UUID, policy: FlowRunPolicy) -> None:
+        """See `PrefectAPI.update_flow_run_policy`."""
+        await self._send("PATCH", f"flow_runs/{flow_run_id}", {"empirical_policy": unstructure(policy)})
+
     async def update_flow_run_labels(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
         """See `PrefectAPI.update_flow_run_labels`."""
         await self._send("PATCH", f"flow_runs/{flow_run_id}/labels", dict(labels))
 
+    async def renew_concurrency_lease(self, lease_id: UUID, lease_seconds: float) -> None:
+        """See `PrefectAPI.renew_concurrency_lease`."""
+        path = f"v2/concurrency_limits/leases/{lease_id}/renew"
+        try:
+            await self._send("POST", path, {"lease_duration": lease_seconds})
+        except RequestRefusedError as error:
+            if error.status_code != _GONE:
+                raise
+            raise ObjectNotFoundError(error.request, error.status_code, error.detail) from error
+
+    async def create_flow_run(
+        self,
+        deployment_id: UUID,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        scheduled_time: datetime | None = None,
+    ) -> FlowRun:
+        """See `PrefectAPI.create_flow_run`."""
+        # By the key the server knows a repetition of the request from a second run.
+        body: dict[str, Any] = {"parameters": dict(parameters or {}), "idempotency_key": str(uuid4())}
+        if name is not None:
+            body["name"] = name
+        if scheduled_time is not None:
+            details = {"scheduled_time": scheduled_time.isoformat()}
+            body["state"] = {"type": "SCHEDULED", "name": "Scheduled", "state_details": details}
+        with _conflict_is_refusal():
+            return await self._read(FlowRun, "POST", f"deployments/{deployment_id}/create_flow_run", body)
+
     async def read_deployment(self, deployment_id: UUID) -> Deployment:
         """See `PrefectAPI.read_deployment`."""
         return await self._read(Deployment, "GET", f"deployments/{deployment_id}")
+
+    async def read_deployment_by_name(self, flow_name: str, name: str) -> Deployment:
+        """See `PrefectAPI.read_deployment_by_name`."""
+        return await self._read(Deployment, "GET", path_of_deployment(flow_name, name))
+
+    async def create_deployment(self, draft: DeploymentDraft) -> Deployment:
+        """See `PrefectAPI.create_deployment`."""
+        body = {"name": draft.name, "flow_id": str(draft.flow_id)} | _deployment_fields(draft)
+        if draft.schedules is not None:
+            body["schedules"] = [_schedule_fields(schedule) for schedule in draft.schedules]
+        with _conflict_is_refusal():
+            return await self._read(Deployment, "POST", "deployments/", body)
+
+    async def update_deployment(self, deployment_id: UUID, draft: DeploymentDraft) -> None:
+        """See `PrefectAPI.update_deployment`."""
+        with _conflict_is_refusal():
+            await self._send("PATCH", f"deployments/{deployment_id}", _deployment_fields(draft))
+
+    async def create_deployment_schedule(
+        self, deployment_id: UUID, schedule: DeploymentSchedule
+    ) -> DeploymentSchedule:
+        """See `PrefectAPI.create_deployment_schedule`."""
+        path = f"deployments/{deployment_id}/schedules"
+        with _conflict_is_refusal():
+            created = await self._read(list[DeploymentSchedule], "POST", path, [_schedule_fields(schedule)])
+        if len(created) != 1:
+            raise MalformedAnswerError(
+                f"POST /{path}", [f"{len(created)} schedules for the one that was sent"]
+            )
+        return created[0]
+
+    async def update_deployment_schedule(self, deployment_id: UUID, schedule: DeploymentSchedule) -> None:
+        """See `PrefectAPI.update_deployment_schedule`."""
+        path = f"deployments/{deployment_id}/schedules/{schedule.id}"
+        with _conflict_is_refusal():
+            await self._send("PATCH", path, _schedule_fields(schedule))
+
+    async def delete_deployment_schedule(self, deployment_id: UUID, schedule_id: UUID) -> None:
+        """See `PrefectAPI.delete_deployment_schedule`."""
+        await self._send("DELETE", f"deployments/{deployment_id}/schedules/{schedule_id}", None)
+
+    async def create_flow(self, name: str) -> Flow:
+        """See `PrefectAPI.create_flow`."""
+        return await self._read(Flow, "POST", "flows/", {"name": name})
 
     async def read_flow(self, flow_id: UUID) -> Flow:
         """See `PrefectAPI.read_flow`."""
@@ -435,6 +605,35 @@ def _entries(request: str, entries: Sequence[Event] | Sequence[LogLine]) -> list
         raise UnsendableRequestError(request, str(error)) from error
 
 
+def _deployment_fields(draft: DeploymentDraft) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "work_pool_name": draft.work_pool_name,
+        "entrypoint": draft.entrypoint,
+        "description": draft.description,
+        "tags": list(draft.tags),
+        "version": draft.version,
+        "parameter_openapi_schema": dict(draft.parameter_openapi_schema),
+        "enforce_parameter_schema": draft.enforce_parameter_schema,
+        "concurrency_limit": draft.concurrency_limit,
+    }
+    if draft.work_queue_name is not None:
+        fields["work_queue_name"] = draft.work_queue_name
+    return fields
+
+
+def _schedule_fields(schedule: DeploymentSchedule) -> dict[str, Any]:
+    return {"schedule": dict(schedule.schedule), "active": schedule.active, "slug": schedule.slug}
+
+
+@contextmanager
+def _conflict_is_refusal() -> Iterator[None]:
+    """Tell a 409 that finds fault with what was sent from one about an object that exists already."""
+    try:
+        yield
+    except ObjectExistsError as error:
+        raise RequestRefusedError(error.request, error.status_code, error.detail) from error
+
+
 def _segment(name: str) -> str:
     return quote(name, safe="", errors="backslashreplace")
 
@@ -447,10 +646,21 @@ def path_by_name(*parts: str) -> str:
             path. Names come from job templates, so that is not to be taken for a wrong URL of the API.
     """
     path = "/".join(part if index % 2 == 0 else _segment(part) for index, part in enumerate(parts))
-    for name in parts[1::2]:
+    _check_names(path, parts[1::2])
+    return path
+
+
+def path_of_deployment(flow_name: str, name: str) -> str:
+    """The path to a deployment by its names; `ObjectNotFoundError` if nothing can have one of them."""
+    path = f"deployments/name/{_segment(flow_name)}/{_segment(name)}"
+    _check_names(path, (flow_name, name))
+    return path
+
+
+def _check_names(path: str, names: Sequence[str]) -> None:
+    for name in names:
         if "/" in name or name in {"", ".", ".."} or not is_unicode(name):
             raise ObjectNotFoundError(f"GET /{path}", 404, f"nothing can have the name {name!r}")
-    return path
 
 
 def path_by_id(collection: str, object_id: str) -> str:

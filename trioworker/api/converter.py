@@ -35,8 +35,18 @@ def _text(value: Any, _: Any) -> str:
     return value
 
 
+def _seconds(value: Any, _: Any) -> int | list[int] | None:
+    is_list = isinstance(value, list)
+    for number in value if is_list else [value]:
+        if type(number) is not int and (is_list or number is not None):
+            raise TypeError(f"expected a number of seconds, got {type(number).__name__}")
+    seconds: int | list[int] | None = value
+    return seconds
+
+
 def _make_converter() -> Converter:
     converter = Converter()
+    converter.register_structure_hook(int | list[int] | None, _seconds)
     converter.register_structure_hook(UUID, lambda value, _: UUID(value))
     converter.register_structure_hook(datetime, _datetime)
     converter.register_structure_hook(bool, _flag)

@@ -7,7 +7,7 @@ and ignored when they arrive.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -43,6 +43,7 @@ class StateDetails:
 
     scheduled_time: datetime | None = None
     transition_id: UUID | None = None
+    deployment_concurrency_lease_id: UUID | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -106,9 +107,22 @@ class OrchestrationResult:
 
 @attrs.frozen(kw_only=True)
 class FlowRunPolicy:
-    """Retry bookkeeping of a run; `retry_type` is `in_process`, `reschedule` or nothing."""
+    """How often and when the server has a failed run tried again, and its bookkeeping of that.
 
+    Attributes:
+        retries: how often a run that failed is tried again; None if nobody has said so yet.
+        retry_delay: seconds before each attempt. A list of them is what task runs may have: the server refuses it
+            for a flow run, so a delay that changes from attempt to attempt is one to be set before each.
+        retry_type: `in_process`, `reschedule` or nothing.
+        pause_keys: which of its pauses the run has passed.
+        resuming: whether the run goes on after a pause.
+    """
+
+    retries: int | None = None
+    retry_delay: int | list[int] | None = None
     retry_type: str | None = None
+    pause_keys: list[str] | None = attrs.field(factory=list)
+    resuming: bool | None = False
 
 
 @attrs.frozen(kw_only=True)
@@ -123,8 +137,11 @@ class FlowRun:
     state: State | None = None
     tags: list[str] = attrs.field(factory=list)
     job_variables: dict[str, Any] | None = None
+    parameters: dict[str, Any] = attrs.field(factory=dict)
     infrastructure_pid: str | None = None
     start_time: datetime | None = None
+    next_scheduled_start_time: datetime | None = None
+    run_count: int = 0
     empirical_policy: FlowRunPolicy = attrs.field(factory=FlowRunPolicy)
 
 
@@ -137,11 +154,36 @@ class VersionInfo:
 
 
 @attrs.frozen(kw_only=True)
+class DeploymentSchedule:
+    """When runs of a deployment are created.
+
+    Attributes:
+        schedule: Prefect's form of it: an object with `cron`, `interval` or `rrule`, and mostly a `timezone`.
+        active: whether it counts.
+        id: given by the server.
+        slug: by which a schedule keeps its identity when its deployment is updated.
+    """
+
+    schedule: Mapping[str, Any]
+    active: bool = True
+    id: UUID | None = None
+    slug: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ConcurrencyLimit:
+    """How many may be active at once."""
+
+    limit: int
+
+
+@attrs.frozen(kw_only=True)
 class Deployment:
     """A flow made runnable: where its code is and how it is started.
 
     Prefect Cloud alone has versions and branches of deployments: `base` is the deployment that this one was
-    branched from, `root` the one at the beginning of the line.
+    branched from, `root` the one at the beginning of the line. What else needs a word is explained at
+    `DeploymentDraft`.
     """
 
     id: UUID
@@ -150,11 +192,61 @@ class Deployment:
     updated: datetime | None = None
     job_variables: dict[str, Any] = attrs.field(factory=dict)
     tags: list[str] = attrs.field(factory=list)
+    work_pool_name: str | None = None
+    work_queue_name: str | None = None
+    paused: bool = False
+    schedules: list[DeploymentSchedule] = attrs.field(factory=list)
+    parameters: dict[str, Any] = attrs.field(factory=dict)
+    parameter_openapi_schema: dict[str, Any] | None = None
+    enforce_parameter_schema: bool = True
+    global_concurrency_limit: ConcurrencyLimit | None = None
+    entrypoint: str | None = None
+    description: str | None = None
+    version: str | None = None
     version_id: UUID | None = None
     version_info: VersionInfo | None = None
     branch: str | None = None
     base: UUID | None = None
     root: UUID | None = None
+
+    @property
+    def concurrency_limit(self) -> int | None:
+        """How many of its runs may be active at once; None for any number."""
+        # The field of this name is one that the server has given up, and always empty.
+        return None if self.global_concurrency_limit is None else self.global_concurrency_limit.limit
+
+
+@attrs.frozen(kw_only=True)
+class DeploymentDraft:
+    """A deployment as it is to be.
+
+    Attributes:
+        name: the deployment's own name; none of `/%&<>` may be in it.
+        flow_id: its flow.
+        work_pool_name: the work pool that its runs wait in, which must exist.
+        work_queue_name: the queue of that; None for its default queue.
+        entrypoint: where its code is, for people.
+        description: what it does, for people.
+        tags: given to each of its runs.
+        version: of its code; None for none.
+        parameter_openapi_schema: what its runs may be called with.
+        enforce_parameter_schema: whether the server refuses a run that does not fit the schema.
+        concurrency_limit: how many of its runs may be active at once; None for any number.
+        schedules: when runs are created; None leaves those that there are.
+    """
+
+    name: str
+    flow_id: UUID
+    work_pool_name: str
+    work_queue_name: str | None = None
+    entrypoint: str | None = None
+    description: str | None = None
+    tags: Sequence[str] = ()
+    version: str | None = None
+    parameter_openapi_schema: Mapping[str, Any] = attrs.field(factory=dict)
+    enforce_parameter_schema: bool = True
+    concurrency_limit: int | None = None
+    schedules: Sequence[DeploymentSchedule] | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ import random
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -32,6 +32,8 @@ from trioworker.api.errors import (
     UnsendableRequestError,
     is_outage,
 )
+from trioworker.api.validation import describe_validation_errors
+from trioworker.api.write_turns import WriteTurns
 
 if TYPE_CHECKING:
     from httpcore import AsyncNetworkStream
@@ -54,6 +56,9 @@ _CONNECTIONS = 16
 _CONNECTIONS_KEPT_FREE = 4
 # A websocket keeps its connection for days, so it has one beyond those of the requests.
 _WEBSOCKETS = 1
+
+# How a server says that its database is locked by another change.
+_LOCKED = 503
 
 _JSON_BODY = {"Content-Type": "application/json"}
 
@@ -178,6 +183,7 @@ class Transport:
         self._chance = chance
         self._csrf_headers: dict[str, str] = {}
         self._crowd = trio.CapacityLimiter(_CONNECTIONS - _CONNECTIONS_KEPT_FREE)
+        self._write_turns = WriteTurns(_CONNECTIONS - _CONNECTIONS_KEPT_FREE)
 
     @property
     def config(self) -> TransportConfig:
@@ -203,6 +209,7 @@ class Transport:
             read: makes of the decoded answer what the caller wants; may raise `MalformedAnswerError`.
             vital: whether it is one of those by which the worker lives. They alone tell of the condition of the
                 API, since they come regularly and concern no single object; and they never queue behind others.
+                Of the rest, those other than GET wait for their turn if the server cannot cope with many.
             as_text: whether the answer is to be read as it stands, and not as JSON.
 
         Raises:
@@ -240,7 +247,7 @@ class Transport:
         as_text: bool,
     ) -> T:
         if not vital:
-            async with self._crowd:
+            async with self._write_turns.turn() if method != "GET" else nullcontext(), self._crowd:
                 return read(await self._exchange(method, path, body, as_text=as_text))
         try:
             answer = read(await self._exchange(method, path, body, as_text=as_text))
@@ -261,6 +268,8 @@ class Transport:
         if self._asks_for_csrf_token(response):
             await self._renew_csrf_token()
             response = await self._send(method, path, body)
+        if response.status_code == _LOCKED and method != "GET":
+            self._write_turns.turned_away()
         self._raise_for_status(f"{method} /{path}", response)
         if response.status_code == 204 or not response.content:
             return None
@@ -399,7 +408,7 @@ def _detail(response: httpx.Response) -> str:
     if isinstance(body, dict):
         # Of a request that it cannot validate the server tells the interesting part in a list.
         body = body.get("detail") or body.get("exception_detail") or body.get("exception_message") or body
-    text = body if isinstance(body, str) else repr(body)
+    text = body if isinstance(body, str) else describe_validation_errors(body) or repr(body)
     return " ".join(text.split())[:500]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trioworker.testing.fake_api import Call, FakePrefectAPI, Heartbeat
+from trioworker.testing.fake_api import Call, FakePrefectAPI, Heartbeat, LeaseRenewal
 from trioworker.testing.fake_infrastructure import (
     CalledHooks,
     Execution,
@@ -21,5 +21,6 @@ __all__ = [
     "FakePrefectAPI",
     "Heartbeat",
     "Kill",
+    "LeaseRenewal",
     "Script",
 ]

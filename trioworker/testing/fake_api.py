@@ -12,12 +12,19 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import attrs
 import trio
 
-from trioworker.api.client import LARGEST_PAGE, VITAL_REQUESTS, PrefectAPI, path_by_id, path_by_name
+from trioworker.api.client import (
+    LARGEST_PAGE,
+    VITAL_REQUESTS,
+    PrefectAPI,
+    path_by_id,
+    path_by_name,
+    path_of_deployment,
+)
 from trioworker.api.condition import Condition
 from trioworker.api.converter import unstructure
 from trioworker.api.errors import (
@@ -33,9 +40,12 @@ from trioworker.api.errors import (
 from trioworker.api.models import (
     BlockDocument,
     Deployment,
+    DeploymentDraft,
+    DeploymentSchedule,
     Event,
     Flow,
     FlowRun,
+    FlowRunPolicy,
     LogLine,
     OrchestrationResult,
     ProposedState,
@@ -49,8 +59,11 @@ from trioworker.api.models import (
 )
 from trioworker.api.state_changes import StateChanges
 from trioworker.api.transport import retry_delay
-from trioworker.testing.fake_server import EPOCH, FakeServer, Pool, Queue, Run
+from trioworker.testing.fake_server import EPOCH, FakeServer
 from trioworker.testing.flow_run_document import flow_run_document
+from trioworker.testing.records import DeploymentRecord, Pool, Queue, Run
+from trioworker.testing.schedules import check_schedule
+from trioworker.testing.stored_schedules import as_stored
 
 T = TypeVar("T")
 
@@ -74,6 +87,12 @@ WORKER_PACKAGES: Mapping[str, str] = MappingProxyType(
         "kubernetes": "prefect-kubernetes",
     }
 )
+
+# For how many seconds a lease may be renewed.
+_SHORTEST_LEASE = 60
+_LONGEST_LEASE = 24 * 60 * 60
+
+_NAME = re.compile(r"[^/%&><]+")
 
 _TEMPLATE_VARIABLE = re.compile(r"{{\s*(\w+)\s*}}")
 
@@ -104,6 +123,15 @@ class Heartbeat:
     metadata: WorkerMetadata | None = None
 
 
+@attrs.frozen(kw_only=True)
+class LeaseRenewal:
+    """A lease on a deployment's slot was renewed; `at` is in seconds since the fake was made."""
+
+    lease_id: UUID
+    lease_seconds: float
+    at: float
+
+
 @attrs.frozen
 class _Fault:
     error: APIError
@@ -117,8 +145,10 @@ class FakePrefectAPI(FakeServer):
     at exact virtual moments; the fake's own clock shows `epoch` when it is made (outside of `trio.run`: when
     it is first used) and times are reported as seconds since then.
 
-    What is proposed for a run is judged as the real server judges it. The server's own loops are not there:
-    no run is marked `Late`, none comes from a schedule, and `Cancelling` lasts until somebody ends it.
+    What is proposed for a run is judged as the real server judges it. The server's own loops are not there: no run
+    is marked `Late`, no lease runs out, and `Cancelling` lasts until somebody ends it. Runs of schedules are there
+    when somebody asks for them or looks. Parameters are not compared with the schema of a deployment, whatever it
+    says of enforcing that.
 
     Args:
         epoch: what the fake's clock shows at the start.
@@ -135,6 +165,7 @@ class FakePrefectAPI(FakeServer):
         worker_packages: which package provides which type of worker.
         calls: every request, in order, repetitions included.
         heartbeats: every heartbeat that arrived.
+        lease_renewals: every renewal of a lease that was still there.
         events: every event that arrived.
         logs: every log line that arrived.
     """
@@ -154,11 +185,12 @@ class FakePrefectAPI(FakeServer):
         self.worker_packages: dict[str, str] = dict(WORKER_PACKAGES)
         self.calls: list[Call] = []
         self.heartbeats: list[Heartbeat] = []
+        self.lease_renewals: list[LeaseRenewal] = []
         self.events: list[Event] = []
         self.logs: list[LogLine] = []
         self._max_retries = max_retries
         self._condition = Condition() if condition is None else condition
-        self._outage: str | None = None
+        self._outage: APIUnavailableError | None = None
         self._state_changes: list[StateChanges] = []
         self._state_changes_refused: str | None = None
         self._faults: defaultdict[str, deque[_Fault]] = defaultdict(deque)
@@ -188,12 +220,25 @@ class FakePrefectAPI(FakeServer):
 
     def start_outage(self, reason: str = "no connection: refused") -> None:
         """Let nothing through until `end_outage`."""
-        self._outage = reason
+        self._outage = APIUnavailableError(reason)
         self._end_state_changes(reason)
 
     def end_outage(self) -> None:
         """Answer again."""
         self._outage = None
+
+    @contextmanager
+    def rate_limit(self, retry_after: float) -> Iterator[None]:
+        """Answer every request of a block with 429, and ask to be left alone for `retry_after` seconds."""
+        self._outage = APIUnavailableError("the API answered 429 Too Many Requests", retry_after=retry_after)
+        try:
+            yield
+        finally:
+            self.end_outage()
+
+    def drop_state_changes(self, reason: str = "websocket closed") -> None:
+        """End the websockets over which state changes are told; new ones are accepted at once."""
+        self._end_state_changes(reason)
 
     def refuse_state_changes(self, reason: str = "websockets are not let through") -> None:
         """Tell nobody of state changes until `accept_state_changes`, as a proxy does that drops websockets."""
@@ -243,8 +288,7 @@ class FakePrefectAPI(FakeServer):
         request = "POST /work_pools/"
 
         def answer() -> WorkPool:
-            if not re.fullmatch(r"[^/%&><]+", name):
-                raise _invalid(request)
+            _check_name(name, request)
             _check_template(base_job_template, request)
             if name.lower().startswith("prefect"):
                 reason = "Work pools starting with 'Prefect' are reserved for internal use."
@@ -418,6 +462,63 @@ class FakePrefectAPI(FakeServer):
 
         await self._serve("set_infrastructure_pid", arguments, answer)
 
+    async def update_flow_run_policy(self, flow_run_id: UUID, policy: FlowRunPolicy) -> None:
+        """See `PrefectAPI.update_flow_run_policy`."""
+        request = f"PATCH /flow_runs/{flow_run_id}"
+
+        def answer() -> None:
+            if isinstance(policy.retry_delay, list):
+                raise _invalid(request)
+            run = self._run(flow_run_id, request)
+            run.public = attrs.evolve(run.public, empirical_policy=copy.deepcopy(policy))
+
+        arguments = {"flow_run_id": flow_run_id, "policy": policy}
+        await self._serve("update_flow_run_policy", arguments, answer)
+
+    async def renew_concurrency_lease(self, lease_id: UUID, lease_seconds: float) -> None:
+        """See `PrefectAPI.renew_concurrency_lease`."""
+        request = f"POST /v2/concurrency_limits/leases/{lease_id}/renew"
+
+        def answer() -> None:
+            if not _SHORTEST_LEASE <= lease_seconds <= _LONGEST_LEASE:
+                raise _invalid(request)
+            if lease_id not in self._leases:
+                gone = "Lease not found - it may have expired or been revoked"
+                raise ObjectNotFoundError(request, 410, gone)
+            renewal = LeaseRenewal(lease_id=lease_id, lease_seconds=lease_seconds, at=self.seconds())
+            self.lease_renewals.append(renewal)
+
+        arguments = {"lease_id": lease_id, "lease_seconds": lease_seconds}
+        await self._serve("renew_concurrency_lease", arguments, answer)
+
+    async def create_flow_run(
+        self,
+        deployment_id: UUID,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        scheduled_time: datetime | None = None,
+    ) -> FlowRun:
+        """See `PrefectAPI.create_flow_run`; the parameters are not compared with the deployment's schema."""
+        arguments = {
+            "deployment_id": deployment_id,
+            "parameters": _as_json(dict(parameters or {})),
+            "name": name,
+            "scheduled_time": scheduled_time,
+        }
+        key = str(uuid4())
+
+        def answer() -> FlowRun:
+            self._deployment(deployment_id, f"POST /deployments/{deployment_id}/create_flow_run")
+            for run in self._runs.values():
+                if run.idempotency_key == key:
+                    return self._public(run)
+            created = self.schedule(deployment_id, at=scheduled_time, name=name, parameters=parameters)
+            self._runs[created.id].idempotency_key = key
+            return created
+
+        return await self._serve("create_flow_run", arguments, answer)
+
     async def update_flow_run_labels(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
         """See `PrefectAPI.update_flow_run_labels`."""
         arguments = {"flow_run_id": flow_run_id, "labels": _as_json(dict(labels))}
@@ -437,11 +538,110 @@ class FakePrefectAPI(FakeServer):
         """See `PrefectAPI.read_deployment`."""
 
         def answer() -> Deployment:
-            if deployment_id not in self._deployments:
-                raise ObjectNotFoundError(f"GET /deployments/{deployment_id}", 404, "Deployment not found")
-            return copy.deepcopy(self._deployments[deployment_id].public)
+            record = self._deployment(deployment_id, f"GET /deployments/{deployment_id}")
+            return copy.deepcopy(record.public)
 
         return await self._serve("read_deployment", {"deployment_id": deployment_id}, answer)
+
+    async def read_deployment_by_name(self, flow_name: str, name: str) -> Deployment:
+        """See `PrefectAPI.read_deployment_by_name`."""
+
+        def answer() -> Deployment:
+            path = path_of_deployment(flow_name, name)
+            for record in self._deployments.values():
+                if record.public.name == name and self._flows[record.public.flow_id].name == flow_name:
+                    return copy.deepcopy(record.public)
+            raise ObjectNotFoundError(f"GET /{path}", 404, "Deployment not found")
+
+        arguments = {"flow_name": flow_name, "name": name}
+        return await self._serve("read_deployment_by_name", arguments, answer)
+
+    async def create_deployment(self, draft: DeploymentDraft) -> Deployment:
+        """See `PrefectAPI.create_deployment`."""
+        _as_json(unstructure(draft))
+        request = "POST /deployments/"
+
+        def answer() -> Deployment:
+            for schedule in draft.schedules or ():
+                self._check_schedule(schedule, request)
+            self._pool(draft.work_pool_name, request)
+            if draft.flow_id not in self._flows:
+                raise _conflict(request)
+            if not _NAME.fullmatch(draft.name):
+                raise _internal_error(request)
+            return self._put_deployment(draft)
+
+        return await self._serve("create_deployment", {"draft": draft}, answer)
+
+    async def update_deployment(self, deployment_id: UUID, draft: DeploymentDraft) -> None:
+        """See `PrefectAPI.update_deployment`."""
+        _as_json(unstructure(draft))
+        request = f"PATCH /deployments/{deployment_id}"
+
+        def answer() -> None:
+            record = self._deployment(deployment_id, request, "Deployment not found.")
+            if draft.work_pool_name not in self._pools:
+                raise _internal_error(request)
+            self._update_deployment(record, draft)
+
+        arguments = {"deployment_id": deployment_id, "draft": draft}
+        await self._serve("update_deployment", arguments, answer)
+
+    async def create_deployment_schedule(
+        self, deployment_id: UUID, schedule: DeploymentSchedule
+    ) -> DeploymentSchedule:
+        """See `PrefectAPI.create_deployment_schedule`."""
+        request = f"POST /deployments/{deployment_id}/schedules"
+
+        def answer() -> DeploymentSchedule:
+            self._check_schedule(schedule, request)
+            record = self._deployment(deployment_id, request, "Deployment not found.")
+            if schedule.slug is not None and schedule.slug in {each.slug for each in record.public.schedules}:
+                raise _conflict(request)
+            stored = as_stored(schedule, now=self.now())
+            record.public = attrs.evolve(record.public, schedules=[*record.public.schedules, stored])
+            self._plan_runs(deployment_id)
+            return copy.deepcopy(stored)
+
+        arguments = {"deployment_id": deployment_id, "schedule": schedule}
+        return await self._serve("create_deployment_schedule", arguments, answer)
+
+    async def update_deployment_schedule(self, deployment_id: UUID, schedule: DeploymentSchedule) -> None:
+        """See `PrefectAPI.update_deployment_schedule`."""
+        request = f"PATCH /deployments/{deployment_id}/schedules/{schedule.id}"
+
+        def answer() -> None:
+            self._check_schedule(schedule, request)
+            known = self._stored_schedule(deployment_id, schedule.id, request)
+            stored = attrs.evolve(as_stored(schedule, now=self.now()), id=known.id)
+            # As nothing means "leave it" to the server, a slug stays once it is given.
+            self._replace_schedule(deployment_id, attrs.evolve(stored, slug=schedule.slug or known.slug))
+
+        arguments = {"deployment_id": deployment_id, "schedule": schedule}
+        await self._serve("update_deployment_schedule", arguments, answer)
+
+    async def delete_deployment_schedule(self, deployment_id: UUID, schedule_id: UUID) -> None:
+        """See `PrefectAPI.delete_deployment_schedule`."""
+        request = f"DELETE /deployments/{deployment_id}/schedules/{schedule_id}"
+
+        def answer() -> None:
+            self._stored_schedule(deployment_id, schedule_id, request)
+            record = self._deployments[deployment_id]
+            left = [schedule for schedule in record.public.schedules if schedule.id != schedule_id]
+            record.public = attrs.evolve(record.public, schedules=left)
+            self._forget_runs_of_schedules(deployment_id)
+
+        arguments = {"deployment_id": deployment_id, "schedule_id": schedule_id}
+        await self._serve("delete_deployment_schedule", arguments, answer)
+
+    async def create_flow(self, name: str) -> Flow:
+        """See `PrefectAPI.create_flow`."""
+
+        def answer() -> Flow:
+            _check_name(name, "POST /flows/")
+            return copy.deepcopy(self._flow_named(name))
+
+        return await self._serve("create_flow", {"name": name}, answer)
 
     async def read_flow(self, flow_id: UUID) -> Flow:
         """See `PrefectAPI.read_flow`."""
@@ -581,7 +781,7 @@ class FakePrefectAPI(FakeServer):
 
     def _answer(self, method: str, answer: Callable[[], T]) -> T:
         if self._outage is not None:
-            raise APIUnavailableError(self._outage)
+            raise APIUnavailableError(str(self._outage), retry_after=self._outage.retry_after)
         if not self._faults[method]:
             return answer()
         fault = self._faults[method].popleft()
@@ -612,6 +812,28 @@ class FakePrefectAPI(FakeServer):
                 raise ObjectNotFoundError(request, 404, detail)
         return [queue for queue in pool.queues.values() if not names or queue.name in names]
 
+    def _deployment(
+        self, deployment_id: UUID, request: str, missing: str = "Deployment not found"
+    ) -> DeploymentRecord:
+        if deployment_id not in self._deployments:
+            raise ObjectNotFoundError(request, 404, missing)
+        return self._deployments[deployment_id]
+
+    def _stored_schedule(
+        self, deployment_id: UUID, schedule_id: UUID | None, request: str
+    ) -> DeploymentSchedule:
+        record = self._deployment(deployment_id, request, "Deployment not found.")
+        for schedule in record.public.schedules:
+            if schedule.id == schedule_id:
+                return schedule
+        raise ObjectNotFoundError(request, 404, "Schedule not found.")
+
+    def _check_schedule(self, schedule: DeploymentSchedule, request: str) -> None:
+        try:
+            check_schedule(as_stored(schedule, now=self.now()).schedule)
+        except (ValueError, TypeError) as error:
+            raise _invalid(request) from error
+
     def _run(self, flow_run_id: UUID, request: str) -> Run:
         if flow_run_id not in self._runs:
             raise ObjectNotFoundError(request, 404, "Flow run not found")
@@ -630,6 +852,23 @@ def _as_json(value: Any) -> Any:
 
 def _block_not_found(path: str) -> ObjectNotFoundError:
     return ObjectNotFoundError(f"GET /{path}?include_secrets=true", 404, "Block document not found")
+
+
+def _check_name(name: str, request: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise _invalid(request)
+
+
+def _conflict(request: str) -> RequestRefusedError:
+    detail = (
+        "Data integrity conflict. This usually means a unique or foreign key constraint was violated."
+        " See server logs for details."
+    )
+    return RequestRefusedError(request, 409, detail)
+
+
+def _internal_error(request: str) -> APIUnavailableError:
+    return APIUnavailableError(f"{request} was answered with 500: Internal Server Error")
 
 
 def _invalid(request: str) -> RequestRefusedError:

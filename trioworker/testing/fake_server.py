@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import attrs
@@ -13,7 +14,10 @@ import trio
 
 from trioworker.api.models import (
     BlockDocument,
+    ConcurrencyLimit,
     Deployment,
+    DeploymentDraft,
+    DeploymentSchedule,
     Flow,
     FlowRun,
     FlowRunPolicy,
@@ -34,9 +38,16 @@ from trioworker.testing.orchestration import (
     frees_slot,
     recorded,
     takes_slot,
+    with_lease,
 )
+from trioworker.testing.records import BlockRecord, DeploymentRecord, Pool, Queue, Run
+from trioworker.testing.schedules import ScheduleLike, Scheduler, as_deployment_schedule
+from trioworker.testing.stored_schedules import as_stored
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+# The schema of a deployment for which nobody has given one.
+NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 # Which type the states have that Prefect itself gives a name of their own.
 _TYPES_BY_NAME: Mapping[str, StateType] = {
@@ -53,80 +64,12 @@ _TYPES_BY_NAME: Mapping[str, StateType] = {
 }
 
 
-@attrs.define(eq=False)
-class Queue:
-    """A work queue."""
-
-    name: str
-    priority: int
-    concurrency_limit: int | None = None
-    is_paused: bool = False
-    id: UUID = attrs.field(factory=uuid4)
-
-
-@attrs.define(eq=False)
-class Pool:
-    """A work pool and its queues by name."""
-
-    public: WorkPool
-    concurrency_limit: int | None = None
-    queues: dict[str, Queue] = attrs.field(factory=dict)
-
-
-@attrs.define(eq=False)
-class DeploymentRecord:
-    """A deployment and where its runs wait."""
-
-    public: Deployment
-    queue: Queue
-    pool: Pool
-    concurrency_limit: int | None = None
-    cancel_new: bool = False
-    slots_taken: int = 0
-
-
-@attrs.define(eq=False)
-class Run:
-    """A flow run; `public` holds what the API tells a worker, the rest is what the server knows besides."""
-
-    public: FlowRun
-    state: State
-    queue: Queue
-    pool: Pool
-    retries: int | None = None
-    retry_delay: float = 0
-    parameters: Mapping[str, Any] = attrs.field(factory=dict)
-    labels: dict[str, str] = attrs.field(factory=dict)
-    run_count: int = 0
-    history: list[tuple[str, float]] = attrs.field(factory=list)
-    states: list[State] = attrs.field(factory=list)
+class HasId(Protocol):
+    """Something that the server has given an id."""
 
     @property
-    def waits_for_worker(self) -> bool:
-        """Whether a poll may return it: a retry in the run's own process is none of a worker's business."""
-        return (
-            self.state.type is StateType.SCHEDULED and self.public.empirical_policy.retry_type != "in_process"
-        )
-
-    @property
-    def occupies(self) -> bool:
-        """Whether it counts against the limits of its pool and queue."""
-        return self.state.type in {StateType.PENDING, StateType.RUNNING}
-
-    @property
-    def due(self) -> datetime:
-        """When it is scheduled; only for a run that waits."""
-        scheduled_time = self.state.state_details.scheduled_time
-        assert scheduled_time is not None  # noqa: S101 - `recorded` sees to it
-        return scheduled_time
-
-
-@attrs.frozen
-class BlockRecord:
-    """A block document and its id."""
-
-    id: UUID
-    public: BlockDocument
+    def id(self) -> UUID:
+        """The id."""
 
 
 class FakeServer:
@@ -146,6 +89,9 @@ class FakeServer:
         # By type and name.
         self._blocks: dict[tuple[str, str], BlockRecord] = {}
         self._variables: dict[str, Any] = {}
+        # Of each lease that has not run out and was not given back, the deployment whose slot it is on.
+        self._leases: dict[UUID, UUID] = {}
+        self._scheduler = Scheduler()
         self._changed = trio.Event()
         self._on_change: list[Callable[[Run], None]] = []
         self.seconds()
@@ -218,6 +164,10 @@ class FakeServer:
         queue_name: str = "default",
         job_variables: Mapping[str, Any] | None = None,
         tags: Iterable[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+        parameter_schema: Mapping[str, Any] | None = None,
+        enforce_parameter_schema: bool = True,
+        schedules: Iterable[ScheduleLike] = (),
         concurrency_limit: int | None = None,
         cancel_new: bool = False,
     ) -> Deployment:
@@ -230,12 +180,16 @@ class FakeServer:
             queue_name: where its runs wait.
             job_variables: in place of the work pool's defaults.
             tags: given to each of its runs.
+            parameters: what its runs are called with, unless they say otherwise.
+            parameter_schema: what its runs may be called with; the fake only keeps it and checks nothing by it.
+            enforce_parameter_schema: what is told of that; the fake does as if it were False.
+            schedules: when runs are created: `trioworker.Cron`, `Interval` or `RRule`, or the API's form of them.
+                The times are those of a Prefect server; see `trioworker.testing.schedules.occurrences`.
             concurrency_limit: how many of its runs may be active at once.
             cancel_new: cancel a run that is over the limit instead of putting it off.
         """
         pool = self._known_pool(pool_name)
-        if queue_name not in pool.queues:
-            self.add_work_queue(pool_name, queue_name)
+        queue = self._queue(pool, queue_name)
         public = Deployment(
             id=uuid4(),
             name=name,
@@ -243,10 +197,16 @@ class FakeServer:
             updated=self.now(),
             job_variables=copy.deepcopy(dict(job_variables or {})),
             tags=list(tags),
+            work_pool_name=pool_name,
+            work_queue_name=queue_name,
+            parameters=copy.deepcopy(dict(parameters or {})),
+            parameter_openapi_schema=copy.deepcopy(dict(parameter_schema or NO_PARAMETERS)),
+            enforce_parameter_schema=enforce_parameter_schema,
+            schedules=[as_stored(as_deployment_schedule(schedule), now=self.now()) for schedule in schedules],
+            global_concurrency_limit=_limit(concurrency_limit),
         )
-        self._deployments[public.id] = DeploymentRecord(
-            public, pool.queues[queue_name], pool, concurrency_limit, cancel_new
-        )
+        self._deployments[public.id] = DeploymentRecord(public, queue, pool, cancel_new=cancel_new)
+        self._plan_runs(public.id)
         return copy.deepcopy(public)
 
     def add_block(self, type_slug: str, name: str, data: Mapping[str, Any]) -> UUID:
@@ -263,7 +223,7 @@ class FakeServer:
 
     def schedule(
         self,
-        deployment: Deployment | UUID,
+        deployment: HasId | UUID,
         *,
         at: datetime | float | None = None,
         name: str | None = None,
@@ -271,19 +231,23 @@ class FakeServer:
         parameters: Mapping[str, Any] | None = None,
         job_variables: Mapping[str, Any] | None = None,
         retries: int | None = None,
-        retry_delay: float = 0,
+        retry_delay: int = 0,
+        auto_scheduled: bool = False,
     ) -> FlowRun:
         """Create a flow run.
 
         Args:
-            deployment: what to run.
+            deployment: what to run: what `add_deployment` or `TrioFlows.deploy` has returned, or its id.
             at: when, as a time or in seconds since the fake was made; now if not given.
             name: the run's name.
             tags: besides those of the deployment.
-            parameters: what the flow is called with.
+            parameters: what the flow is called with, over what the deployment has for it. Unlike the server,
+                the fake does not compare them with the deployment's schema.
             job_variables: in place of the deployment's.
             retries: how often the run tries again, in its own process, after it has failed.
             retry_delay: seconds before each of these attempts.
+            auto_scheduled: whether a schedule of the deployment has made it. Such a run goes when the deployment
+                is changed.
         """
         deployment_id = deployment if isinstance(deployment, UUID) else deployment.id
         if deployment_id not in self._deployments:
@@ -304,18 +268,13 @@ class FakeServer:
             work_queue_name=of.queue.name,
             tags=sorted({*of.public.tags, *tags}),
             job_variables=copy.deepcopy(dict(job_variables or {})),
+            parameters=copy.deepcopy({**of.public.parameters, **(parameters or {})}),
+            empirical_policy=FlowRunPolicy(
+                retries=retries, retry_delay=None if retries is None else retry_delay
+            ),
         )
         labels = {"prefect.flow.id": str(public.flow_id), "prefect.deployment.id": str(deployment_id)}
-        run = Run(
-            public,
-            state,
-            of.queue,
-            of.pool,
-            retries=retries,
-            retry_delay=retry_delay,
-            parameters=copy.deepcopy(dict(parameters or {})),
-            labels=labels,
-        )
+        run = Run(public, state, of.queue, of.pool, labels=labels, auto_scheduled=auto_scheduled)
         self._runs[public.id] = run
         self._note(run)
         return self.flow_run(public.id)
@@ -363,8 +322,33 @@ class FakeServer:
         run = self._known_run(flow_run_id)
         result = self._orchestrate(run, state, force=force)
         if retry_type is not None and result.status is SetStateStatus.ACCEPT:
-            run.public = attrs.evolve(run.public, empirical_policy=FlowRunPolicy(retry_type=retry_type))
+            policy = attrs.evolve(run.public.empirical_policy, retry_type=retry_type)
+            run.public = attrs.evolve(run.public, empirical_policy=policy)
         return result
+
+    def expire_lease(self, lease_id: UUID) -> None:
+        """Let a lease run out, as the server does with one that is not renewed in time; its slot is free again.
+
+        By itself none runs out. The id is in the details of the state of the run that has the slot.
+        """
+        if lease_id not in self._leases:
+            raise LookupError(
+                f"there is no lease {lease_id}: it has run out or was given back, if it ever was"
+            )
+        self._release(self._leases.pop(lease_id))
+
+    def pause_schedule(self, deployment_id: UUID, schedule_id: UUID, *, paused: bool = True) -> None:
+        """Pause a schedule of a deployment, or resume it, as a person does in the UI."""
+        [schedule] = [
+            schedule for schedule in self.deployment(deployment_id).schedules if schedule.id == schedule_id
+        ]
+        self._replace_schedule(deployment_id, attrs.evolve(schedule, active=not paused))
+
+    def pause_deployment(self, deployment_id: UUID, *, paused: bool = True) -> None:
+        """Pause a deployment, or resume it: the schedules of a paused one create no runs."""
+        record = self._deployments[self.deployment(deployment_id).id]
+        record.public = attrs.evolve(record.public, paused=paused)
+        self._forget_runs_of_schedules(deployment_id, after=self.now())
 
     def pause_work_pool(self, name: str, *, paused: bool = True) -> None:
         """Pause a work pool, or resume it: the runs of a paused one stay in it."""
@@ -385,6 +369,8 @@ class FakeServer:
 
     def delete_deployment(self, deployment_id: UUID) -> None:
         """Delete a deployment and those of its runs that are scheduled."""
+        self._create_scheduled_runs(self.now())
+        self._scheduler.forget(deployment_id)
         del self._deployments[deployment_id]
         for run in list(self._runs.values()):
             if run.public.deployment_id == deployment_id and run.state.type is StateType.SCHEDULED:
@@ -395,8 +381,20 @@ class FakeServer:
         del self._runs[self._known_run(flow_run_id).public.id]
 
     @property
+    def deployments(self) -> list[Deployment]:
+        """All deployments, oldest first."""
+        return [copy.deepcopy(deployment.public) for deployment in self._deployments.values()]
+
+    def deployment(self, deployment_id: UUID) -> Deployment:
+        """A deployment as it is now."""
+        if deployment_id not in self._deployments:
+            raise LookupError(f"there is no deployment {deployment_id}; make one with add_deployment")
+        return copy.deepcopy(self._deployments[deployment_id].public)
+
+    @property
     def flow_runs(self) -> list[FlowRun]:
-        """All flow runs, oldest first."""
+        """All flow runs, oldest first, those that schedules have made up to now included."""
+        self._create_scheduled_runs(self.now())
         return [self._public(run) for run in self._runs.values()]
 
     def flow_run(self, flow_run_id: UUID) -> FlowRun:
@@ -430,35 +428,47 @@ class FakeServer:
             proposed=proposed,
             now=self.now(),
             deployment=self._deployment_facts(run.public.deployment_id),
+            policy=run.public.empirical_policy,
             has_infrastructure=bool(run.public.infrastructure_pid),
-            retry_type=run.public.empirical_policy.retry_type,
-            retries=run.retries,
-            retry_delay=run.retry_delay,
-            run_count=run.run_count,
+            has_lost_lease=_lease_of(run) is not None and _lease_of(run) not in self._leases,
+            run_count=run.public.run_count,
         )
         verdict = decide(situation, force=force)
-        self._count_slots(run, situation, verdict, force=force)
-        policy = FlowRunPolicy(retry_type=verdict.retry_type)
-        run.public = attrs.evolve(run.public, empirical_policy=policy)
+        verdict = self._count_slots(run, situation, verdict, force=force)
+        run.public = attrs.evolve(run.public, empirical_policy=verdict.policy)
         if verdict.state is not None:
             self._record(run, verdict.state)
         details = SetStateDetails(reason=verdict.reason, delay_seconds=verdict.delay_seconds)
         return OrchestrationResult(status=verdict.status, state=run.state, details=details)
 
-    def _count_slots(self, run: Run, situation: Situation, verdict: Verdict, *, force: bool) -> None:
-        """Keep count as the server does, which does not look whose slot it is that a run gives back."""
-        deployment = self._deployments.get(run.public.deployment_id) if run.public.deployment_id else None
-        if deployment is None:
-            return
-        if takes_slot(situation, verdict, force=force):
+    def _count_slots(self, run: Run, situation: Situation, verdict: Verdict, *, force: bool) -> Verdict:
+        """Keep count as the server does, which does not look whose slot it is that a run gives back.
+
+        The state of a run that has taken one comes back with a lease on it, if the deployment has a limit.
+        """
+        deployment_id = run.public.deployment_id
+        deployment = self._deployments.get(deployment_id) if deployment_id else None
+        if deployment is None or deployment_id is None:
+            return verdict
+        if takes_slot(situation, verdict, force=force) and verdict.state is not None:
             deployment.slots_taken += 1
+            if deployment.public.concurrency_limit is not None:
+                self._leases[lease_id := uuid4()] = deployment_id
+                return attrs.evolve(verdict, state=with_lease(verdict.state, lease_id))
         elif frees_slot(situation, verdict):
+            if (lease := _lease_of(run)) is not None:
+                self._leases.pop(lease, None)
+            self._release(deployment_id)
+        return verdict
+
+    def _release(self, deployment_id: UUID) -> None:
+        if (deployment := self._deployments.get(deployment_id)) is not None:
             deployment.slots_taken = max(0, deployment.slots_taken - 1)
 
     def _record(self, run: Run, state: State) -> None:
         run.state = recorded(state, now=self.now())
         if state.type is StateType.RUNNING:
-            run.run_count += 1
+            run.public = attrs.evolve(run.public, run_count=run.public.run_count + 1)
         if run.public.start_time is None and (state.type is StateType.RUNNING or state.type.is_final):
             run.public = attrs.evolve(run.public, start_time=self.now())
         self._note(run)
@@ -468,11 +478,15 @@ class FakeServer:
         run.states.append(run.state)
         changed, self._changed = self._changed, trio.Event()
         changed.set()
+        # The server's scheduler creates runs without a word.
+        if run.auto_scheduled and len(run.states) == 1:
+            return
         for tell in self._on_change:
             tell(run)
 
     def _due(self, pool: Pool, queues: Sequence[Queue], before: datetime) -> list[Run]:
         """The runs that a poll returns: by priority of the queue, then by time, as far as the limits go."""
+        self._create_scheduled_runs(before)
         if pool.public.is_paused:
             return []
         due: list[Run] = []
@@ -498,13 +512,81 @@ class FakeServer:
         if deployment is None:
             return None
         return DeploymentFacts(
-            concurrency_limit=deployment.concurrency_limit,
+            concurrency_limit=deployment.public.concurrency_limit,
             slots_taken=deployment.slots_taken,
             cancel_new=deployment.cancel_new,
         )
 
+    def _put_deployment(self, draft: DeploymentDraft) -> Deployment:
+        """Create a deployment, or make one of this name and flow anew, as the server does on one request."""
+        schedules = [as_stored(schedule, now=self.now()) for schedule in draft.schedules or ()]
+        for known in self._deployments.values():
+            if (known.public.name, known.public.flow_id) == (draft.name, draft.flow_id):
+                self._update_deployment(known, draft)
+                known.public = attrs.evolve(known.public, parameters={}, schedules=schedules)
+                self._plan_runs(known.public.id)
+                return copy.deepcopy(known.public)
+        pool = self._known_pool(draft.work_pool_name)
+        public = Deployment(id=uuid4(), name=draft.name, flow_id=draft.flow_id, schedules=schedules)
+        record = DeploymentRecord(public, pool.queues["default"], pool)
+        self._deployments[public.id] = record
+        self._update_deployment(record, draft)
+        return copy.deepcopy(record.public)
+
+    def _update_deployment(self, record: DeploymentRecord, draft: DeploymentDraft) -> None:
+        record.pool = self._known_pool(draft.work_pool_name)
+        record.queue = self._queue(record.pool, draft.work_queue_name or "default")
+        record.public = attrs.evolve(
+            record.public,
+            updated=self.now(),
+            work_pool_name=draft.work_pool_name,
+            work_queue_name=record.queue.name,
+            entrypoint=draft.entrypoint,
+            description=draft.description,
+            tags=list(draft.tags),
+            version=draft.version,
+            parameter_openapi_schema=_through_json(draft.parameter_openapi_schema) or dict(NO_PARAMETERS),
+            enforce_parameter_schema=draft.enforce_parameter_schema,
+            global_concurrency_limit=_limit(draft.concurrency_limit),
+        )
+        self._forget_runs_of_schedules(record.public.id, after=self.now())
+
+    def _replace_schedule(self, deployment_id: UUID, schedule: DeploymentSchedule) -> None:
+        record = self._deployments[deployment_id]
+        schedules = [schedule if each.id == schedule.id else each for each in record.public.schedules]
+        record.public = attrs.evolve(record.public, schedules=schedules)
+        self._forget_runs_of_schedules(deployment_id, after=self.now())
+
+    def _forget_runs_of_schedules(self, deployment_id: UUID, *, after: datetime | None = None) -> None:
+        """Delete what the schedules of a deployment have made and nobody has claimed, or what is due later."""
+        self._create_scheduled_runs(self.now())
+        for run in list(self._runs.values()):
+            is_new = run.state.type is StateType.SCHEDULED and run.public.run_count == 0
+            is_of_schedule = run.auto_scheduled and run.public.deployment_id == deployment_id
+            if not (is_new and is_of_schedule and run.state.name != "AwaitingConcurrencySlot"):
+                continue
+            if after is None or run.due > after:
+                del self._runs[run.public.id]
+        self._plan_runs(deployment_id)
+
+    def _plan_runs(self, deployment_id: UUID) -> None:
+        """Go by the schedules that a deployment has now; what was due before is created already."""
+        self._create_scheduled_runs(self.now())
+        self._scheduler.plan(self._deployments[deployment_id].public, self.now())
+
+    def _create_scheduled_runs(self, until: datetime) -> None:
+        """Do what the server's scheduler would have done by now for all runs that are due up to a time."""
+        for due, deployment_id in self._scheduler.take(until):
+            self.schedule(deployment_id, at=due, tags=["auto-scheduled"], auto_scheduled=True)
+
+    def _queue(self, pool: Pool, name: str) -> Queue:
+        if name not in pool.queues:
+            self.add_work_queue(pool.public.name, name)
+        return pool.queues[name]
+
     def _public(self, run: Run) -> FlowRun:
-        return attrs.evolve(copy.deepcopy(run.public), state=run.state)
+        due = run.due if run.state.type is StateType.SCHEDULED else None
+        return attrs.evolve(copy.deepcopy(run.public), state=run.state, next_scheduled_start_time=due)
 
     def _flow_named(self, name: str) -> Flow:
         for flow in self._flows.values():
@@ -523,6 +605,19 @@ class FakeServer:
         if flow_run_id not in self._runs:
             raise LookupError(f"there is no flow run {flow_run_id}; make one with schedule")
         return self._runs[flow_run_id]
+
+
+def _through_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(dict(value)))
+    return plain
+
+
+def _limit(concurrency_limit: int | None) -> ConcurrencyLimit | None:
+    return None if concurrency_limit is None else ConcurrencyLimit(limit=concurrency_limit)
+
+
+def _lease_of(run: Run) -> UUID | None:
+    return run.state.state_details.deployment_concurrency_lease_id
 
 
 def _make_room(queues: Iterable[Queue], priority: int) -> None:

@@ -10,13 +10,12 @@ from uuid import UUID, uuid5
 
 from trioworker.api.converter import unstructure
 from trioworker.api.models import State, StateType
-from trioworker.testing.fake_server import Run
+from trioworker.testing.records import Run
 
 # What the API shows of every run or state, and what in the fake is never anything else.
 _NEVER_SET_IN_RUN = (
     "deployment_version",
     "flow_version",
-    "idempotency_key",
     "parent_task_run_id",
     "infrastructure_document_id",
     "created_by",
@@ -33,7 +32,6 @@ _NEVER_SET_IN_STATE = (
     "retriable",
     "task_parameters_id",
     "traceparent",
-    "deployment_concurrency_lease_id",
 )
 
 
@@ -44,7 +42,7 @@ def flow_run_document(run: Run, *, now: datetime) -> dict[str, Any]:
         run: the run.
         now: the server's time, for the estimates.
 
-    Of the run's policy the pause keys are missing: the fake keeps none.
+    Which of its pauses a run has passed is not noted in its policy.
     """
     state = _state(run)
     created, updated = _moment(run.states[0]), _moment(run.state)
@@ -65,18 +63,21 @@ def flow_run_document(run: Run, *, now: datetime) -> dict[str, Any]:
         "work_queue_id": str(run.queue.id),
         "work_pool_id": str(run.pool.public.id),
         "work_pool_name": run.pool.public.name,
-        "parameters": run.parameters,
+        "idempotency_key": run.idempotency_key,
         "labels": run.labels,
         "context": {},
-        "empirical_policy": _policy(run),
-        "run_count": run.run_count,
+        "empirical_policy": {
+            "max_retries": 0,
+            "retry_delay_seconds": 0.0,
+            **unstructure(run.public.empirical_policy),
+        },
         "expected_start_time": expected.isoformat(),
         "next_scheduled_start_time": run.due.isoformat() if is_waiting else None,
         "end_time": updated.isoformat() if run.state.type.is_final else None,
         "total_run_time": ran.total_seconds(),
         "estimated_run_time": (ran + runs_for).total_seconds(),
         "estimated_start_time_delta": delay.total_seconds(),
-        "auto_scheduled": False,
+        "auto_scheduled": run.auto_scheduled,
     }
     plain: dict[str, Any] = json.loads(json.dumps(document))
     return plain
@@ -98,18 +99,6 @@ def _state(run: Run) -> dict[str, Any]:
 
 def _state_id(run: Run) -> UUID:
     return uuid5(run.public.id, str(len(run.states)))
-
-
-def _policy(run: Run) -> dict[str, Any]:
-    return {
-        "max_retries": 0,
-        "retry_delay_seconds": 0.0,
-        "retries": run.retries,
-        "retry_delay": None if run.retries is None else run.retry_delay,
-        "pause_keys": [],
-        "resuming": False,
-        "retry_type": run.public.empirical_policy.retry_type,
-    }
 
 
 def _moment(state: State) -> datetime:

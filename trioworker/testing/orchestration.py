@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import attrs
 
-from trioworker.api.models import SetStateStatus, State, StateDetails, StateType
+from trioworker.api.models import FlowRunPolicy, SetStateStatus, State, StateDetails, StateType
 
 # The server's default for a run that waits for a slot of its deployment's concurrency limit.
 SLOT_WAIT_SECONDS = 30
@@ -48,10 +49,9 @@ class Situation:
         proposed: the state that is proposed.
         now: the server's time.
         deployment: None if it was deleted.
+        policy: the run's `empirical_policy`, which says how often and when `Failed` becomes `AwaitingRetry`.
         has_infrastructure: whether a worker has recorded where the run runs.
-        retry_type: the run's `empirical_policy.retry_type`.
-        retries: how often the server turns `Failed` into `AwaitingRetry`; None for never.
-        retry_delay: seconds before such a retry.
+        has_lost_lease: whether the lease that the state names has run out.
         run_count: how often the run has been `Running`.
     """
 
@@ -59,10 +59,9 @@ class Situation:
     proposed: State
     now: datetime
     deployment: DeploymentFacts | None
+    policy: FlowRunPolicy = attrs.field(factory=FlowRunPolicy)
     has_infrastructure: bool = False
-    retry_type: str | None = None
-    retries: int | None = None
-    retry_delay: float = 0
+    has_lost_lease: bool = False
     run_count: int = 0
 
 
@@ -75,11 +74,11 @@ class Verdict:
         state: the state to put on record; None to leave what is there.
         reason: why, unless the proposal was accepted.
         delay_seconds: how long to wait, with `WAIT`.
-        retry_type: the run's `empirical_policy.retry_type` from now on.
+        policy: the run's `empirical_policy` from now on.
     """
 
     status: SetStateStatus
-    retry_type: str | None
+    policy: FlowRunPolicy
     state: State | None = None
     reason: str | None = None
     delay_seconds: int = 0
@@ -96,19 +95,31 @@ def decide(situation: Situation, *, force: bool = False) -> Verdict:
         verdict = rule(situation)
         if verdict is not None:
             return verdict
-    retry_type = situation.retry_type if force else _retry_type_after(situation)
-    return Verdict(
-        status=SetStateStatus.ACCEPT, state=_with_kept_time(situation, force), retry_type=retry_type
-    )
+    if force:
+        return Verdict(status=SetStateStatus.ACCEPT, state=situation.proposed, policy=situation.policy)
+    state = _with_kept_lease(situation, _with_kept_time(situation))
+    return Verdict(status=SetStateStatus.ACCEPT, state=state, policy=_policy_after(situation))
 
 
 def takes_slot(situation: Situation, verdict: Verdict, *, force: bool = False) -> bool:
-    """Whether one more slot of the deployment is taken; a claim by force takes none."""
+    """Whether one more slot of the deployment is taken, on a lease of its own; a claim by force takes none.
+
+    A run that has lost its lease while its infrastructure was being made takes another slot when it starts.
+    """
+    if force or verdict.state is None:
+        return False
+    if verdict.state.type is StateType.RUNNING:
+        return _starts_without_its_slot(situation)
+    return verdict.state.type is StateType.PENDING and situation.state.type not in _ACTIVE
+
+
+def _starts_without_its_slot(situation: Situation) -> bool:
     return (
-        not force
-        and verdict.state is not None
-        and verdict.state.type is StateType.PENDING
-        and situation.state.type not in _ACTIVE
+        situation.has_lost_lease
+        and situation.state.type is StateType.PENDING
+        and situation.proposed.type is StateType.RUNNING
+        and situation.deployment is not None
+        and situation.deployment.concurrency_limit is not None
     )
 
 
@@ -123,11 +134,11 @@ def frees_slot(situation: Situation, verdict: Verdict) -> bool:
 
 
 def _reject(situation: Situation, reason: str, state: State | None = None) -> Verdict:
-    return Verdict(status=SetStateStatus.REJECT, reason=reason, state=state, retry_type=situation.retry_type)
+    return Verdict(status=SetStateStatus.REJECT, reason=reason, state=state, policy=situation.policy)
 
 
 def _abort(situation: Situation, reason: str) -> Verdict:
-    return Verdict(status=SetStateStatus.ABORT, reason=reason, retry_type=situation.retry_type)
+    return Verdict(status=SetStateStatus.ABORT, reason=reason, policy=situation.policy)
 
 
 def _same_transition(situation: Situation) -> Verdict | None:
@@ -223,6 +234,21 @@ def _concurrency_limit(situation: Situation) -> Verdict | None:
     return _reject(situation, reason, waiting)
 
 
+def _slot_lost(situation: Situation) -> Verdict | None:
+    """A run whose lease has run out starts only if there is still a slot for it."""
+    deployment = situation.deployment
+    if not _starts_without_its_slot(situation) or deployment is None:
+        return None
+    limit = deployment.concurrency_limit
+    if limit is None or deployment.slots_taken < limit:
+        return None
+    message = (
+        "Deployment concurrency slot lost during provisioning - no slots available to continue execution"
+    )
+    cancelled = State(type=StateType.CANCELLED, name="Cancelled", message=message)
+    return _reject(situation, "Deployment concurrency limit reached after lease expiry.", cancelled)
+
+
 def _late(situation: Situation) -> Verdict | None:
     if situation.proposed.type is not StateType.SCHEDULED or situation.proposed.name != "Late":
         return None
@@ -263,22 +289,31 @@ def _too_early(situation: Situation) -> Verdict | None:
         status=SetStateStatus.WAIT,
         reason="Scheduled time is in the future",
         delay_seconds=seconds,
-        retry_type=situation.retry_type,
+        policy=situation.policy,
     )
 
 
 def _retry(situation: Situation) -> Verdict | None:
     if situation.state.type is not StateType.RUNNING or situation.proposed.type is not StateType.FAILED:
         return None
-    if situation.retries is None or situation.run_count > situation.retries:
+    policy = situation.policy
+    if policy.retries is None or situation.run_count > policy.retries:
         return None
+    # The server takes no list of delays for a flow run.
+    delay = timedelta(seconds=policy.retry_delay if isinstance(policy.retry_delay, int) else 0)
     waiting = State(
         type=StateType.SCHEDULED,
         name="AwaitingRetry",
         message=situation.proposed.message,
-        state_details=StateDetails(scheduled_time=situation.now + timedelta(seconds=situation.retry_delay)),
+        data=situation.proposed.data,
+        state_details=StateDetails(scheduled_time=situation.now + delay),
     )
-    return Verdict(status=SetStateStatus.REJECT, reason="Retrying", state=waiting, retry_type="in_process")
+    return Verdict(
+        status=SetStateStatus.REJECT,
+        reason="Retrying",
+        state=_with_kept_lease(situation, waiting),
+        policy=attrs.evolve(policy, retry_type="in_process", pause_keys=[], resuming=False),
+    )
 
 
 _RULES: tuple[Callable[[Situation], Verdict | None], ...] = (
@@ -289,6 +324,7 @@ _RULES: tuple[Callable[[Situation], Verdict | None], ...] = (
     _cancelling,
     _nothing_to_cancel,
     _second_claim,
+    _slot_lost,
     _concurrency_limit,
     _late,
     _pause,
@@ -299,23 +335,38 @@ _RULES: tuple[Callable[[Situation], Verdict | None], ...] = (
 _FORCED_RULES = (_result_not_lost, _nothing_to_cancel)
 
 
-def _retry_type_after(situation: Situation) -> str | None:
-    if situation.state.type.is_final and not situation.proposed.type.is_final:
-        return "reschedule" if situation.proposed.type is StateType.SCHEDULED else None
-    if situation.state.type is StateType.RUNNING and situation.proposed.type is StateType.FAILED:
-        return None
-    return situation.retry_type
+def _policy_after(situation: Situation) -> FlowRunPolicy:
+    policy, state, proposed = situation.policy, situation.state, situation.proposed
+    if state.type.is_final and not proposed.type.is_final:
+        retry_type = "reschedule" if proposed.type is StateType.SCHEDULED else None
+        return attrs.evolve(policy, retry_type=retry_type, pause_keys=[], resuming=False)
+    if state.type is StateType.RUNNING and proposed.type is StateType.FAILED:
+        return attrs.evolve(policy, retry_type=None)
+    return policy
 
 
-def _with_kept_time(situation: Situation, force: bool) -> State:
+def _with_kept_time(situation: Situation) -> State:
     """A claimed run keeps its scheduled time, and so do the finer states of a pending one."""
     state, proposed = situation.state, situation.proposed
-    if force or proposed.type is not StateType.PENDING:
+    if proposed.type is not StateType.PENDING:
         return proposed
     claim = state.type is StateType.SCHEDULED and proposed.state_details.scheduled_time is None
     if not claim and state.type is not StateType.PENDING:
         return proposed
     return _with_time(proposed, state.state_details.scheduled_time)
+
+
+def _with_kept_lease(situation: Situation, state: State) -> State:
+    """The lease is shown by every later state that the server is sent, long after it was given back too."""
+    if state.state_details.deployment_concurrency_lease_id is not None:
+        return state
+    return with_lease(state, situation.state.state_details.deployment_concurrency_lease_id)
+
+
+def with_lease(state: State, lease_id: UUID | None) -> State:
+    """The state, with this lease on a slot of its deployment's concurrency limit."""
+    details = attrs.evolve(state.state_details, deployment_concurrency_lease_id=lease_id)
+    return attrs.evolve(state, state_details=details)
 
 
 def _with_time(state: State, scheduled_time: datetime | None) -> State:

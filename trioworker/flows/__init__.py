@@ -1,0 +1,1 @@
+"""Plain functions as Prefect flows: what a program declares and deploys."""

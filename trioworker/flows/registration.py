@@ -1,0 +1,162 @@
+"""Make a deployment on the server what a program says it is, and leave alone what is so already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from trioworker.api.client import PrefectAPI
+from trioworker.api.errors import ObjectNotFoundError
+from trioworker.api.models import Deployment, DeploymentDraft, DeploymentSchedule
+
+# What the server takes for a schedule that does not say; it fills in an anchor too, which may be any.
+_UTC = frozenset({None, "UTC"})
+_IMPLIED: Mapping[str, frozenset[Any]] = {"timezone": _UTC, "day_or": frozenset({True})}
+_ANCHOR = "anchor_date"
+
+# The queue that every work pool has, and the schema of a deployment that has none of its own.
+_DEFAULT_QUEUE = "default"
+_ANY_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
+
+
+async def sync_deployment(api: PrefectAPI, draft: DeploymentDraft) -> Deployment:
+    """Create a deployment, or change the one of this name and flow as far as it differs.
+
+    Doing it twice changes nothing the second time: ids stay, and so do the runs that schedules have made. A
+    schedule that a person has paused stays paused as long as it is the same; so do a pause of the deployment and
+    parameters or job variables that a person gave it. Where schedules are given, those that others have added go.
+    Interrupted half-way, it is put right by the next time.
+
+    Args:
+        api: the server.
+        draft: the deployment as it is to be; its flow and its work pool exist.
+
+    Returns:
+        The deployment as the server now has it.
+
+    Raises:
+        ObjectNotFoundError: there is no such flow or work pool.
+        RequestRefusedError: the server does not like a part of the draft; `detail` says which.
+    """
+    flow = await api.read_flow(draft.flow_id)
+    try:
+        known = await api.read_deployment_by_name(flow.name, draft.name)
+    except ObjectNotFoundError:
+        # Only where there is none: of one that exists this would throw away the schedules.
+        return await api.create_deployment(draft)
+    changes = compare_schedules(
+        known.schedules, known.schedules if draft.schedules is None else draft.schedules
+    )
+    if not changes.any and not differs(known, draft):
+        return known
+    await _change_schedules(api, known, changes)
+    # Even if it is only for the schedules: the server then makes their runs within seconds, not a minute.
+    await api.update_deployment(known.id, draft)
+    return await api.read_deployment(known.id)
+
+
+@attrs.frozen(kw_only=True)
+class ScheduleChanges:
+    """What is to be done to the schedules of a deployment; those to `update` and to `delete` have their ids."""
+
+    create: Sequence[DeploymentSchedule] = ()
+    update: Sequence[DeploymentSchedule] = ()
+    delete: Sequence[DeploymentSchedule] = ()
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to be done."""
+        return bool(self.create or self.update or self.delete)
+
+
+def compare_schedules(
+    known: Sequence[DeploymentSchedule], wanted: Sequence[DeploymentSchedule]
+) -> ScheduleChanges:
+    """Find what leads from the schedules that there are to those that are wanted.
+
+    A schedule with a slug is known by that, any other by what it says. Whether one is active is looked at only
+    if it is new or changed: until then that is the business of people.
+    """
+    left = list(known)
+    create: list[DeploymentSchedule] = []
+    update: list[DeploymentSchedule] = []
+    # Those with slugs first, lest another that says the same is taken for one of them.
+    for schedule in sorted(wanted, key=lambda schedule: schedule.slug is None):
+        match = next((each for each in left if _is_same(each, schedule)), None)
+        if match is None:
+            create.append(schedule)
+            continue
+        left.remove(match)
+        if not says_the_same(match.schedule, schedule.schedule):
+            update.append(attrs.evolve(schedule, id=match.id))
+    return ScheduleChanges(create=create, update=update, delete=left)
+
+
+def _is_same(known: DeploymentSchedule, wanted: DeploymentSchedule) -> bool:
+    if wanted.slug is not None:
+        return known.slug == wanted.slug
+    return says_the_same(known.schedule, wanted.schedule)
+
+
+def says_the_same(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a schedule as the server keeps it is what the server would make of the wanted one."""
+    given = {key: value for key, value in wanted.items() if value is not None}
+    if not given.keys() <= known.keys():
+        return False
+    if any(_plain(key, known[key], given) != _plain(key, value, given) for key, value in given.items()):
+        return False
+    implied = known.keys() - given.keys() - {_ANCHOR}
+    return all(key in _IMPLIED and known[key] in _IMPLIED[key] for key in implied)
+
+
+def _plain(key: str, value: Any, given: Mapping[str, Any]) -> Any:
+    """A value of a schedule in one form, whoever wrote it."""
+    if key == _ANCHOR:
+        return datetime.fromisoformat(value)
+    if key == "rrule" and "DTSTART" not in given["rrule"].upper():
+        # The server gives such a rule a start, in a line before it.
+        return "\n".join(line for line in value.splitlines() if not line.upper().startswith("DTSTART"))
+    return value
+
+
+def differs(known: Deployment, draft: DeploymentDraft) -> bool:
+    """Whether anything but the schedules is not as the draft says."""
+    there = (
+        known.work_pool_name,
+        known.work_queue_name,
+        known.entrypoint,
+        known.description,
+        known.tags,
+        known.version,
+        known.parameter_openapi_schema or _ANY_PARAMETERS,
+        known.enforce_parameter_schema,
+        known.concurrency_limit,
+    )
+    wanted = (
+        draft.work_pool_name,
+        draft.work_queue_name or _DEFAULT_QUEUE,
+        draft.entrypoint,
+        draft.description,
+        list(draft.tags),
+        draft.version,
+        # As it comes back: in JSON there are no tuples.
+        json.loads(json.dumps(dict(draft.parameter_openapi_schema))) or _ANY_PARAMETERS,
+        draft.enforce_parameter_schema,
+        draft.concurrency_limit,
+    )
+    return there != wanted
+
+
+async def _change_schedules(api: PrefectAPI, known: Deployment, changes: ScheduleChanges) -> None:
+    # Deleting comes first, since a slug may be free only then.
+    for schedule in changes.delete:
+        if schedule.id is not None:
+            await api.delete_deployment_schedule(known.id, schedule.id)
+    for schedule in changes.update:
+        await api.update_deployment_schedule(known.id, schedule)
+    for schedule in changes.create:
+        await api.create_deployment_schedule(known.id, schedule)
