@@ -7,15 +7,20 @@ BIN := $(VENV)/bin
 # fixtures and protocols cannot always be) and 127 (wants another HTTP library).
 NO_ASYNC_RULES := ASYNC114,ASYNC124,ASYNC127
 READY := $(VENV)/.ready
+# All of the package's names have complete types, or it shows which do not. (pyright finds the package by way of the
+# python in PATH, and lists the modules first.)
+ONLY_COMPLETE := awk '!/^   trioworker/ { text = text $$0 "\n" } /score: 100%/ { good = $$0 } \
+	END { if (good) print good; else { printf "%s", text; exit 1 } }'
 
-.PHONY: help demo test test-fast parity check format clean
+.PHONY: help demo demo-trio test test-fast parity check format clean
 
 help:
 	@echo "make demo       start a local Prefect server, run three flow runs, show them"
+	@echo "make demo-trio  a Trio program that serves its own functions as Prefect flows"
 	@echo "make test       all tests, those against a real Prefect server included"
 	@echo "make test-fast  the tests that need neither a server nor a process"
 	@echo "make parity     the same deployments run by Prefect's worker and by ours, compared (ten minutes)"
-	@echo "make check      format, lint, flake8-async and strict types"
+	@echo "make check      format, lint, flake8-async, strict types by mypy and pyright"
 	@echo "make format     put the code into the project's format"
 
 $(READY): pyproject.toml
@@ -26,6 +31,9 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	@$(BIN)/python examples/quickstart.py
+
+demo-trio: $(READY)
+	@$(BIN)/python examples/greenhouse_demo.py
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -41,6 +49,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/flake8 --select ASYNC1,ASYNC2,ASYNC3 --extend-ignore $(NO_ASYNC_RULES) trioworker tests examples benchmarks
 	$(BIN)/mypy
+	$(BIN)/basedpyright
+	@echo "How much of the package has types that a checker need not infer:"
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/basedpyright --verifytypes trioworker --ignoreexternal | $(ONLY_COMPLETE)
 
 format: $(READY)
 	$(BIN)/ruff check --fix-only --quiet .

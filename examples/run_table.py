@@ -1,5 +1,6 @@
 """Shows the flow runs of a work pool as they go: on a terminal a live table, elsewhere a line per change."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -27,11 +28,13 @@ async def watch_runs(api_url: str, *, pool: str, runs: int) -> bool:
                     break
                 await trio.sleep(0.2)
     console.print(_table(found))
-    return all(run["state_type"] == "COMPLETED" for run in found)
+    return all(run["state_type"] == "COMPLETED" for run in found if run["state_type"] in ENDED)
 
 
 async def _read_runs(client: httpx.AsyncClient, pool: str) -> list[dict[str, Any]]:
-    body = {"work_pools": {"name": {"any_": [pool]}}, "sort": "NAME_ASC"}
+    # Schedules have runs created long before their time.
+    due = {"expected_start_time": {"before_": datetime.now(UTC).isoformat()}}
+    body = {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": due, "sort": "EXPECTED_START_TIME_ASC"}
     response = await client.post("flow_runs/filter", json=body)
     response.raise_for_status()
     runs: list[dict[str, Any]] = response.json()

@@ -14,6 +14,7 @@ from uuid import uuid4
 import trio
 from support import settings
 
+from trioworker.api.models import FlowRun
 from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
 from trioworker.infrastructure.protocol import Assignment, Outcome
 
@@ -30,8 +31,8 @@ def infrastructure(
 
 def assignment(configuration: Mapping[str, Any], **environment: str) -> Assignment:
     return Assignment(
-        flow_run_id=RUN_ID,
-        flow_run_name="red-fox",
+        flow_run=FlowRun(id=RUN_ID, name="red-fox", flow_id=uuid4()),
+        flow_name="hunt",
         name="red-fox",
         labels={},
         configuration=configuration,

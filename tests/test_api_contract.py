@@ -1272,6 +1272,15 @@ async def test_policy_of_a_run_is_replaced_as_a_whole(world: World) -> None:
     assert (await world.api.read_flow_run(run_id)).empirical_policy == FlowRunPolicy(retries=2)
 
 
+async def test_policy_and_place_of_a_run_are_recorded_together(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.api.update_flow_run_policy(run_id, FlowRunPolicy(retries=1), infrastructure_pid="7:here")
+    run = await world.api.read_flow_run(run_id)
+    assert (run.empirical_policy.retries, run.infrastructure_pid) == (1, "7:here")
+    await world.api.update_flow_run_policy(run_id, FlowRunPolicy(retries=2))
+    assert (await world.api.read_flow_run(run_id)).infrastructure_pid == "7:here"
+
+
 async def test_policy_that_a_worker_sets_decides_on_retries(world: World) -> None:
     run_id = await world.scheduled()
     await put_into(world, run_id, "Running")

@@ -30,6 +30,7 @@ OPTIONS = (
     ("--install-policy",),
     ("--base-job-template",),
     ("--create-pool-if-not-found", "--no-create-pool-if-not-found"),
+    ("--flows",),
     ("--local-server",),
     ("--drain-timeout",),
     ("--kill-grace",),
@@ -50,12 +51,18 @@ class TestHelpAndVersion:
         words = set(re.split(r"[\s,]+", shown.output))
         assert {name for names in OPTIONS for name in names} <= words
 
+    async def test_help_of_deploy_fits_into_80_columns_too(self, launch: Launcher) -> None:
+        shown = await launch("deploy", "--help", COLUMNS="200")
+        assert await shown.exit_code() == 0
+        assert max(map(len, shown.output.splitlines())) <= 80
+        assert shown.output.startswith("Usage: python -m trioworker deploy [OPTIONS] MODULE:ATTR\n")
+
     async def test_module_and_script_are_the_same_command(self, launch: Launcher) -> None:
         module, script = await launch("--help", program=MODULE), await launch("--help", program=SCRIPT)
         assert await module.exit_code() == await script.exit_code() == 0
         assert module.output.replace("python -m trioworker", "trioworker") == script.output
         assert max(map(len, script.output.splitlines())) <= 80
-        assert "start" in script.output
+        assert {"deploy", "start"} <= set(script.output.split())
 
     async def test_version_is_that_of_the_package(self, launch: Launcher) -> None:
         from trioworker import __version__

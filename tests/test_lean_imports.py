@@ -33,6 +33,23 @@ def test_help_imports_nothing_heavy() -> None:
     assert not imported & HEAVY
 
 
+def test_help_imports_nothing_that_only_functions_need() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "trioworker", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
+    assert "trioworker.command.deploy" in imported
+    assert not imported & {
+        "trioworker.serving",
+        "trioworker.flows.deployment",
+        "trioworker.command.flow_loading",
+        "trioworker.logs.functions",
+    }
+
+
 def test_worker_that_looks_for_its_api_has_imported_nothing_heavy() -> None:
     environment = {
         "PATH": os.defpath,

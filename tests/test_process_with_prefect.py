@@ -13,6 +13,7 @@ import pytest
 import trio
 from conftest import PrefectServer
 
+from trioworker.api.models import FlowRun
 from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
 from trioworker.infrastructure.protocol import Assignment, HookCall, InfrastructureError
 from trioworker.settings import Settings
@@ -81,8 +82,8 @@ class Stage:
     def assignment(self, run_id: UUID, **configuration: Any) -> Assignment:
         env = {"NOTES": str(self.directory / "notes"), "PIPE": str(self.directory / "pipe"), "OF_JOB": "1"}
         return Assignment(
-            flow_run_id=run_id,
-            flow_run_name="red-fox",
+            flow_run=FlowRun(id=run_id, name="red-fox", flow_id=uuid4()),
+            flow_name="hunt",
             name="red-fox",
             labels={},
             configuration={"env": env, **configuration},

@@ -44,7 +44,9 @@ async def test_type_is_that_of_the_pool() -> None:
 async def test_type_that_was_given_is_kept() -> None:
     api = FakePrefectAPI()
     api.add_work_pool("pool", pool_type="trio")
-    assert await discovered(api, worker_type="process") == Discovery(worker_type="process", notices=[])
+    assert await discovered(api, worker_type="process") == Discovery(
+        worker_type="process", pool_type="trio", notices=[]
+    )
 
 
 async def test_pool_that_does_not_exist_gets_a_process_worker() -> None:

@@ -771,10 +771,10 @@ async def test_infrastructure_is_asked_for_by_the_type_of_the_pool(
         now=usual.now,
         chance=usual.chance,
     )
-    world.api.add_work_pool("other", pool_type="trio")
+    world.api.add_work_pool("other", pool_type="moonbase")
     worker = Worker(world.config(pool="other", run_once=True), surroundings=surroundings)
     await worker.run()
-    assert asked == ["trio"]
+    assert asked == ["moonbase"]
 
 
 async def test_type_without_infrastructure_is_refused(autojump_clock: Clock, world: World) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
 
 import attrs
 
 from trioworker.api.transport import TransportConfig, is_unicode
 from trioworker.errors import ConfigurationError
+from trioworker.flows.pool import TRIO_TYPE
 from trioworker.settings import Settings
 
+if TYPE_CHECKING:
+    # Workers that serve none do not pay for what is known of functions and their parameters.
+    from trioworker.flows.declaration import FlowDeclarations
 
-def _unique_name() -> str:
-    return f"ProcessWorker {uuid4()}"
+
+def _unique_name(config: WorkerConfig) -> str:
+    return f"{'ProcessWorker' if config.flows is None else 'TrioWorker'} {uuid4()}"
 
 
 def template_problem(base_job_template: Mapping[str, Any]) -> str | None:
@@ -31,28 +35,54 @@ def template_problem(base_job_template: Mapping[str, Any]) -> str | None:
     return None if is_unicode(text) else "holds half a character, such as \\ud800, which is no Unicode text."
 
 
-def _settings_of_this_process() -> Settings:
-    return Settings.load(os.environ, Path.cwd())
+class OptionalWorkerOptions(TypedDict, total=False):
+    """The fields of `WorkerConfig` that have a default."""
+
+    flows: FlowDeclarations | None
+    name: str
+    queues: Sequence[str]
+    worker_type: str | None
+    prefetch_seconds: float | None
+    run_once: bool
+    limit: int | None
+    with_healthcheck: bool
+    base_job_template: Mapping[str, Any] | None
+    create_pool_if_not_found: bool
+    drain_timeout: float
+    kill_grace: float
+    flush_timeout: float
+    settings: Settings
+
+
+class WorkerOptions(OptionalWorkerOptions):
+    """The fields of `WorkerConfig`, as `open_worker` takes them."""
+
+    pool: str
 
 
 @attrs.frozen(kw_only=True)
 class WorkerConfig:
     """What a worker is told to do; every field but `pool` has a default that suits most.
 
+    Work pools, work queues, base job templates and health checks are Prefect's, as for `prefect worker start`.
+
     Attributes:
-        pool: the name of the work pool.
+        pool: the name of the Prefect work pool.
+        flows: the functions to serve as flows, of deployments in a work pool of type `trio`; None to serve the
+            deployments of other pools.
         name: the name of the worker, by which Prefect tells it from others; unique unless given.
-        queues: the work queues to take runs from; empty for all of the pool.
-        worker_type: the kind of infrastructure; None for that of the pool.
-        prefetch_seconds: how far ahead of their time runs are taken; None for `PREFECT_WORKER_PREFETCH_SECONDS`.
+        queues: the names of the work queues to take runs from; empty for all of the pool.
+        worker_type: the kind of infrastructure, which is Prefect's worker type; None for that of the pool.
+        prefetch_seconds: how many seconds ahead of their time runs are taken; None for
+            `PREFECT_WORKER_PREFETCH_SECONDS`.
         run_once: poll once, see those runs to their end, and stop.
         limit: how many runs may be in hand at once; None for any number.
-        with_healthcheck: whether to serve `GET /health`.
-        base_job_template: for the pool, if this worker creates it; None for that of the infrastructure.
+        with_healthcheck: whether to serve `GET /health`, on `PREFECT_WORKER_WEBSERVER_HOST` and `_PORT`.
+        base_job_template: Prefect's, for the pool if this worker creates it; None for that of the infrastructure.
         create_pool_if_not_found: whether to create a pool that does not exist, or wait for it.
         drain_timeout: seconds that runs get to end by themselves when the worker stops.
         kill_grace: seconds between SIGTERM and SIGKILL for runs that did not.
-        flush_timeout: seconds to tell the API what is left to tell.
+        flush_timeout: seconds to tell the API, after that, what is left to tell.
         settings: Prefect's settings; by default those that this process finds.
 
     Raises:
@@ -61,7 +91,8 @@ class WorkerConfig:
     """
 
     pool: str
-    name: str = attrs.field(factory=_unique_name)
+    flows: FlowDeclarations | None = attrs.field(default=None, repr=False)
+    name: str = attrs.field(default=attrs.Factory(_unique_name, takes_self=True))
     queues: Sequence[str] = ()
     worker_type: str | None = None
     prefetch_seconds: float | None = None
@@ -73,7 +104,7 @@ class WorkerConfig:
     drain_timeout: float = 20.0
     kill_grace: float = 5.0
     flush_timeout: float = 3.0
-    settings: Settings = attrs.field(factory=_settings_of_this_process, repr=False)
+    settings: Settings = attrs.field(factory=Settings.load, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._require_unicode()
@@ -83,6 +114,10 @@ class WorkerConfig:
             raise ConfigurationError(f"{self.pool!r} cannot be a work pool: a name has none of / % & < >.")
         if not self.name or any(character in self.name for character in "/%"):
             raise ConfigurationError("Worker name cannot contain '/' or '%', nor be empty.")
+        if self.flows is not None and self.worker_type not in {None, TRIO_TYPE}:
+            raise ConfigurationError(
+                f"Functions are served by a worker of type {TRIO_TYPE!r}, not {self.worker_type!r}."
+            )
         if not all(self.queues):
             raise ConfigurationError("The name of a work queue is empty.")
         if self.limit is not None and self.limit < 1:
@@ -106,6 +141,11 @@ class WorkerConfig:
         for what, name in (*names, *(("work queue", queue) for queue in self.queues)):
             if not is_unicode(name):
                 raise ConfigurationError(f"The name of the {what} is no Unicode text: {name!r}.")
+
+    @property
+    def effective_worker_type(self) -> str | None:
+        """The kind of infrastructure; None for that of the pool."""
+        return self.worker_type if self.flows is None else TRIO_TYPE
 
     @property
     def stop_bound(self) -> float:

@@ -24,7 +24,7 @@ class ConfigurationError(WorkerError):
 
 
 class WorkerRefusedError(WorkerError):
-    """The work pool exists, but its runs are not for this worker."""
+    """The Prefect work pool exists, but its runs are not for this worker."""
 
 
 class HealthServerError(WorkerError):
@@ -32,7 +32,7 @@ class HealthServerError(WorkerError):
 
 
 class GaveUpError(WorkerError):
-    """The API was unreachable for as long as `TRIOWORKER_GIVE_UP_AFTER` allows."""
+    """The Prefect API was unreachable for as many seconds as `TRIOWORKER_GIVE_UP_AFTER` allows."""
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from uuid import uuid4
 import attrs
 
 from trioworker.api.models import Deployment, Event, Flow, FlowRun, WorkPool
+from trioworker.api.transport import PREFECT_VERSION
 
 # An event says which one it follows only if that was a short while ago, as Prefect's own client does: the server
 # holds an event back for as long as it may still be waiting for the one before.
@@ -141,6 +142,27 @@ def flow_run_cancelled(worker: WorkerIdentity, run: RunFacts, now: datetime) -> 
     deployment = [] if run.deployment is None else [_deployment(run.deployment)]
     related = [*deployment, _named("flow", run.flow), _named("flow-run", run.flow_run), *_tags(run.tags)]
     return _event("prefect.runner.cancelled-flow-run", worker.runner_as_resource(), related, now)
+
+
+def flow_run_heartbeat(flow_run: FlowRun, flow_name: str, now: datetime) -> Event:
+    """The event of a run that goes on; Prefect's engine has it, for automations that miss it."""
+    resource = {
+        "prefect.resource.id": f"prefect.flow-run.{flow_run.id}",
+        "prefect.resource.name": flow_run.name,
+        "prefect.version": PREFECT_VERSION,
+    }
+    related: list[Mapping[str, str]] = [
+        {
+            "prefect.resource.id": f"prefect.flow.{flow_run.flow_id}",
+            "prefect.resource.role": "flow",
+            "prefect.resource.name": flow_name,
+        }
+    ]
+    if flow_run.deployment_id is not None:
+        deployment_id = f"prefect.deployment.{flow_run.deployment_id}"
+        related.append({"prefect.resource.id": deployment_id, "prefect.resource.role": "deployment"})
+    related += _tags(sorted(flow_run.tags))
+    return _event("prefect.flow-run.heartbeat", resource, related, now)
 
 
 def _event(

@@ -84,21 +84,26 @@ async def serve_health(
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer on a bound socket until cancelled; reports its URL through `task_status`."""
+    """Answer on a bound socket until cancelled, then close it; reports its URL through `task_status`."""
     # Most workers have no health server, and importing one takes longer than the rest of the worker.
-    from hypercorn.config import Config  # noqa: PLC0415
+    from hypercorn.config import Config, Sockets  # noqa: PLC0415
     from hypercorn.trio import serve  # noqa: PLC0415
 
-    config = Config()
-    config.bind = [f"fd://{bound.detach()}"]
+    class BoundConfig(Config):
+        def create_sockets(self) -> Sockets:
+            # Given by number, it would stay open when we are cancelled before it is asked for.
+            return Sockets([], [bound], [])
+
+    config = BoundConfig()
     config.loglevel = "ERROR"
     config.accesslog = None
     config.errorlog = None
     config.graceful_timeout = 0.5
 
-    async with trio.open_nursery() as nursery:
-        urls = await nursery.start(partial(serve, _application(health), config, mode="asgi"))
-        task_status.started(urls[0])
+    with bound:
+        async with trio.open_nursery() as nursery:
+            urls = await nursery.start(partial(serve, _application(health), config, mode="asgi"))
+            task_status.started(urls[0])
 
 
 def _application(health: PollingHealth) -> ASGIFramework:

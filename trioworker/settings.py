@@ -7,13 +7,14 @@ default holds. ``TRIOWORKER_*`` settings are read from the environment and ``.en
 
 import json
 import math
+import os
 import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping
-from os import PathLike, getuid
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import attrs
@@ -111,6 +112,15 @@ def _seconds_or_zero(value: object) -> float:
     number = _number(value)
     if not 0 <= number < math.inf:
         raise _UnacceptableError("a number of seconds, 0 or more")
+    return number
+
+
+def _heartbeat_seconds(value: object) -> float | None:
+    if value in {None, ""}:
+        return None
+    number = _number(value)
+    if not 30 <= number < math.inf:
+        raise _UnacceptableError("a number of seconds, 30 or more, or nothing")
     return number
 
 
@@ -227,18 +237,53 @@ _NOTHING_FOUND: Final[Mapping[str, _Value]] = MappingProxyType({})
 class Settings:
     """The settings of one worker, each knowing its source. Made by `load`.
 
-    ``PREFECT_*`` settings are Prefect's concepts. Times are in seconds.
+    Those of the names ``PREFECT_*`` are Prefect's concepts, and so are their defaults.
 
     Attributes:
-        worker_cancellation_poll_seconds: None unless the user has set it.
-        logging_level: ``DEBUG`` whenever Prefect's debug or test mode is on.
-        logging_config_path: ``logging.yml`` in `home` unless the user has set it; None in settings that were
-            not loaded. The file need not exist.
-        log_format: What the command writes for people, or JSON: ``text`` or ``json``.
-        ui_url: Worked out from the API's URL, as Prefect does it, unless the user has set it.
-        give_up_after: Time without an answer from the API after which the worker ends; None is never.
-        python: Interpreter that runs flows; None leaves the choice to the infrastructure.
-        environment: The environment the settings were read from.
+        home: ``PREFECT_HOME``: where Prefect keeps its files.
+        debug_mode: ``PREFECT_DEBUG_MODE``: see `logging_level`.
+        test_mode: ``PREFECT_TESTING_TEST_MODE``: see `logging_level`.
+        ui_url: ``PREFECT_UI_URL``: worked out from the API's URL, as Prefect does it, unless the user has set it.
+        cloud_api_url: ``PREFECT_CLOUD_API_URL``: what the API's URL begins with if it is that of Prefect Cloud.
+        cloud_ui_url: ``PREFECT_CLOUD_UI_URL``: the UI that belongs to it.
+        api_url: ``PREFECT_API_URL``: without a slash at its end; None unless the user has set it.
+        api_key: ``PREFECT_API_KEY``: for Prefect Cloud. Never shown.
+        api_auth_string: ``PREFECT_API_AUTH_STRING``: user and password for a server of one's own. Never shown.
+        api_tls_insecure_skip_verify: ``PREFECT_API_TLS_INSECURE_SKIP_VERIFY``: whether any certificate will do.
+        api_ssl_cert_file: ``PREFECT_API_SSL_CERT_FILE``: the authorities to trust; None for the usual ones.
+        api_request_timeout: ``PREFECT_API_REQUEST_TIMEOUT``: seconds that one request may take.
+        client_max_retries: ``PREFECT_CLIENT_MAX_RETRIES``: how often a request is repeated.
+        client_retry_jitter_factor: ``PREFECT_CLIENT_RETRY_JITTER_FACTOR``: how far pauses before it vary.
+        client_retry_extra_codes: ``PREFECT_CLIENT_RETRY_EXTRA_CODES``: statuses to repeat a request on, besides
+            the usual ones.
+        client_custom_headers: ``PREFECT_CLIENT_CUSTOM_HEADERS``: sent with every request. Never shown.
+        client_csrf_support_enabled: ``PREFECT_CLIENT_CSRF_SUPPORT_ENABLED``: whether a token is fetched for servers
+            that want one.
+        client_metrics_enabled: ``PREFECT_CLIENT_METRICS_ENABLED``: whether flow runs serve metrics; we do not.
+        client_metrics_port: ``PREFECT_CLIENT_METRICS_PORT``: where they do.
+        worker_heartbeat_seconds: ``PREFECT_WORKER_HEARTBEAT_SECONDS``: seconds between two heartbeats of a worker.
+        worker_query_seconds: ``PREFECT_WORKER_QUERY_SECONDS``: seconds between two polls for runs.
+        worker_prefetch_seconds: ``PREFECT_WORKER_PREFETCH_SECONDS``: how many seconds ahead of their time runs are
+            taken.
+        worker_cancellation_poll_seconds: ``PREFECT_WORKER_CANCELLATION_POLL_SECONDS``: seconds between two polls
+            for cancelled runs; None unless the user has set it.
+        flow_heartbeat_seconds: ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``: seconds between two signs of life of a run
+            that is the call of a function; None is none.
+        worker_debug_mode: ``PREFECT_WORKER_DEBUG_MODE``: whether the worker logs as at ``DEBUG``.
+        worker_webserver_host: ``PREFECT_WORKER_WEBSERVER_HOST``: the address of the health server.
+        worker_webserver_port: ``PREFECT_WORKER_WEBSERVER_PORT``: its port.
+        logging_level: ``PREFECT_LOGGING_LEVEL``; ``DEBUG`` whenever Prefect's debug or test mode is on.
+        logging_colors: ``PREFECT_LOGGING_COLORS``: whether the command may use colours on a terminal.
+        logging_config_path: ``PREFECT_LOGGING_CONFIG_PATH``: ``logging.yml`` in `home` unless the user has set it;
+            None in settings that were not loaded. The file need not exist.
+        logging_to_api_enabled: ``PREFECT_LOGGING_TO_API_ENABLED``: whether logs of runs are sent to the API.
+        server_api_host: ``PREFECT_SERVER_API_HOST``: the address of a server that the command starts.
+        server_api_port: ``PREFECT_SERVER_API_PORT``: its port, unless that is taken.
+        give_up_after: ``TRIOWORKER_GIVE_UP_AFTER``: seconds without an answer from the API after which the worker
+            ends; None is never.
+        python: ``TRIOWORKER_PYTHON``: interpreter that runs flows; None leaves the choice to the infrastructure.
+        log_format: ``TRIOWORKER_LOG_FORMAT``: what the command writes for people, or JSON: ``text`` or ``json``.
+        environment: The environment the settings were read from. Never shown.
     """
 
     home: Path = attrs.field(metadata=_declare("PREFECT_HOME", _path))
@@ -278,6 +323,9 @@ class Settings:
     worker_cancellation_poll_seconds: float | None = _setting(
         "PREFECT_WORKER_CANCELLATION_POLL_SECONDS", _seconds, None
     )
+    flow_heartbeat_seconds: float | None = _setting(
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", _heartbeat_seconds, cast("float | None", 180.0)
+    )
     worker_debug_mode: bool = _setting("PREFECT_WORKER_DEBUG_MODE", _flag, default=False)
     worker_webserver_host: str = _setting("PREFECT_WORKER_WEBSERVER_HOST", _host, "0.0.0.0")  # noqa: S104 - Prefect's
     worker_webserver_port: int = _setting("PREFECT_WORKER_WEBSERVER_PORT", _port, 8080)
@@ -300,19 +348,27 @@ class Settings:
     _values: Mapping[str, _Value] = attrs.field(default=_NOTHING_FOUND, repr=False, eq=False, alias="values")
 
     @classmethod
-    def load(cls, environment: Mapping[str, str], working_directory: str | PathLike[str]) -> Self:
+    def load(
+        cls,
+        environment: Mapping[str, str] | None = None,
+        working_directory: str | PathLike[str] | None = None,
+    ) -> Self:
         """Read the settings that hold in `environment` and `working_directory`.
 
         Args:
-            environment: The variables of the process; nothing else of it is consulted.
-            working_directory: Where ``.env``, ``prefect.toml`` and ``pyproject.toml`` are looked for.
+            environment: The variables to look at, and no others; those of this process if not given.
+            working_directory: Where ``.env``, ``prefect.toml`` and ``pyproject.toml`` are looked for; that of this
+                process if not given.
 
         Raises:
             SettingsError: A value does not fit its setting, a file cannot be read or parsed, or the chosen
                 profile does not exist.
         """
+        environment = os.environ if environment is None else environment
         values: dict[str, _Value] = {}
-        for layer in _layers(environment, Path(working_directory)):
+        for layer in _layers(
+            environment, Path.cwd() if working_directory is None else Path(working_directory)
+        ):
             for name, raw in layer.values.items():
                 values[name] = _laid_over(values.get(name), _Value(raw, layer.source), name)
         _work_out(values, environment)
@@ -366,7 +422,14 @@ class Settings:
         return self.api_url is not None and self.api_url.startswith(self.cloud_api_url)
 
     def with_api_url(self, url: str) -> Self:
-        """These settings with the API at `url`, that of the server ``--local-server`` has started."""
+        """These settings with the API at `url`, that of the server ``--local-server`` has started.
+
+        Args:
+            url: Prefect's ``PREFECT_API_URL``.
+
+        Raises:
+            SettingsError: It is no URL.
+        """
         values = {**self._values, "PREFECT_API_URL": _Value(url.rstrip("/"), "--local-server")}
         _work_out_ui_url(values)
         return attrs.evolve(
@@ -653,9 +716,9 @@ def _expanded(path: object, environment: Mapping[str, str]) -> object:
 
 def _home_of_user(environment: Mapping[str, str]) -> Path:
     try:
-        return Path(environment.get("HOME") or pwd.getpwuid(getuid()).pw_dir)
+        return Path(environment.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:
-        message = f"user {getuid()} has no home directory: set PREFECT_HOME, or HOME, to a directory"
+        message = f"user {os.getuid()} has no home directory: set PREFECT_HOME, or HOME, to a directory"
         raise SettingsError(message) from None
 
 

@@ -39,15 +39,15 @@ class Shutdown:
         flush_timeout: float,
         on_cut_off: Callable[[], None] = lambda: None,
     ) -> None:
-        self.starting = trio.CancelScope()
-        self.intake = trio.CancelScope()
-        self.runs = trio.CancelScope()
-        self.flush = trio.CancelScope(shield=True)
+        self.starting: trio.CancelScope = trio.CancelScope()
+        self.intake: trio.CancelScope = trio.CancelScope()
+        self.runs: trio.CancelScope = trio.CancelScope()
+        self.flush: trio.CancelScope = trio.CancelScope(shield=True)
         self._drain_timeout = drain_timeout
         self._kill_grace = kill_grace
         self._flush_timeout = flush_timeout
         self._on_cut_off = on_cut_off
-        self._requested = False
+        self._requested = trio.Event()
         self._cut_off = False
         self._last_deadline = math.inf
         self._unbroken: set[trio.CancelScope] = set()
@@ -55,7 +55,11 @@ class Shutdown:
     @property
     def requested(self) -> bool:
         """Whether the worker is on its way down."""
-        return self._requested
+        return self._requested.is_set()
+
+    async def wait_requested(self) -> None:
+        """Return when the worker is on its way down, at once if it is now."""
+        await self._requested.wait()
 
     @property
     def cut_off(self) -> bool:
@@ -64,9 +68,9 @@ class Shutdown:
 
     def request(self) -> None:
         """Begin nothing new and let what runs end, for `drain_timeout` seconds at the most."""
-        if self._requested:
+        if self.requested:
             return
-        self._requested = True
+        self._requested.set()
         self.starting.cancel()
         self.intake.cancel()
         self.runs.deadline = trio.current_time() + self._drain_timeout

@@ -27,7 +27,7 @@ async def discover_patiently(api: PrefectAPI, config: WorkerConfig, patience: Rh
 
     async def look() -> Discovery:
         try:
-            return await discover(api, config.pool, config.queues, config.worker_type)
+            return await discover(api, config.pool, config.queues, config.effective_worker_type)
         except RequestRefusedError as error:
             raise explain_refusal(config, error) from error
 

@@ -49,10 +49,10 @@ def _utc_now() -> datetime:
 
 @attrs.frozen(kw_only=True)
 class Surroundings:
-    """What a worker touches of the world.
+    """What a worker touches of the world; for tests, each part of it by itself.
 
     Attributes:
-        open_api: opens the API that a configuration names.
+        open_api: opens the Prefect API that a configuration names.
         provide_type: sees to it that the worker's type is there; awaited before `infrastructure` is called. The
             command line installs packages in it, the library nothing.
         infrastructure: makes the infrastructure of a type; raises `WorkerRefusedError` if there is none.

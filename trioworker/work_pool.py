@@ -24,10 +24,12 @@ class Discovery:
 
     Attributes:
         worker_type: the kind of infrastructure that the runs want.
+        pool_type: the type of the work pool; None if there is no pool yet.
         notices: what the person who starts the worker should know.
     """
 
     worker_type: str
+    pool_type: str | None = None
     notices: Sequence[Notice] = ()
 
 
@@ -93,7 +95,7 @@ async def discover(
             f"Work pool {pool_name!r} is of type {pool.type!r}: Prefect itself starts its runs."
             " Workers are not required for push and managed work pools."
         )
-    return Discovery(worker_type=worker_type, notices=notices)
+    return Discovery(worker_type=worker_type, pool_type=pool.type, notices=notices)
 
 
 def _refuse_agent(worker_type: str) -> None:

@@ -10,11 +10,12 @@ outbox          the emitter; flushed last
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import trio
 
@@ -22,34 +23,31 @@ from trioworker import events
 from trioworker.api.client import PrefectAPI
 from trioworker.api.condition import Condition, ConditionChange
 from trioworker.api.models import StateChange
+from trioworker.assembly import assemble
 from trioworker.cancellation import CancellationWatch
 from trioworker.config import WorkerConfig
 from trioworker.errors import GaveUpError, sole_errors_bare
-from trioworker.events import WorkerIdentity
 from trioworker.health import PollingHealth, bind_health_socket, serve_health
 from trioworker.heartbeat import MissingPoolAlarm, keep_heartbeat
-from trioworker.infrastructure.interpreter import installed_prefect_version
 from trioworker.infrastructure.protocol import Infrastructure
 from trioworker.intake import Intake
 from trioworker.listener import keep_listening
 from trioworker.notices import Notice, Notify, count_runs, log_notice
-from trioworker.outbox import Outbox, open_outbox
-from trioworker.registration import Registration
+from trioworker.observation import LARGEST_BACKLOG, Observation, Watch, WorkerPhase, WorkerStatus, run_status
+from trioworker.outbox import open_outbox
 from trioworker.runs.active import ActiveRuns
 from trioworker.runs.flow_run import FlowRunner
-from trioworker.runs.preparation import Preparation
 from trioworker.service import Rhythm, WakeUp, patiently
 from trioworker.shutdown import Shutdown
-from trioworker.start_up import discover_patiently, explain_refusal
+from trioworker.start_up import explain_refusal
 from trioworker.surroundings import Surroundings
-from trioworker.work_pool import WorkPoolKeeper
 
 # How soon something that must be done is tried again, to begin with.
 _PATIENCE_SECONDS = 1.0
 
 
 class Worker:
-    """A worker of one work pool. Runs once.
+    """A worker of one Prefect work pool. Runs once.
 
     ```python
     worker = trioworker.Worker(trioworker.WorkerConfig(pool="demo"))
@@ -74,9 +72,12 @@ class Worker:
         self._config = config
         self._notify = notify
         self._surroundings = surroundings or Surroundings()
-        self._active = ActiveRuns(config.limit)
+        self._observation = Observation(self._surroundings.now)
+        self._active = ActiveRuns(config.limit, self._observation)
         self._infrastructure: Infrastructure[Any] | None = None
         self._gave_up: GaveUpError | None = None
+        self._api: PrefectAPI | None = None
+        self._poll_due = WakeUp()
         self._running = False
         self._ready = False
         self._shutdown = Shutdown(
@@ -111,12 +112,87 @@ class Worker:
         """Whether it had to end flow runs before their time."""
         return self._shutdown.cut_off
 
+    def status(self) -> WorkerStatus:
+        """What it is doing now. To be asked at any time, in the thread that Trio runs in."""
+        return WorkerStatus(
+            name=self.name,
+            pool=self._config.pool,
+            type=None if self._infrastructure is None else self._infrastructure.type,
+            phase=self._phase,
+            limit=self._config.limit,
+            free=self._active.free,
+            api_reachable=self._observation.api_reachable,
+            runs=tuple(run_status(run) for run in self._active),
+        )
+
+    def watch(self, capacity: int = LARGEST_BACKLOG) -> Watch:
+        """Be told of everything that happens to it from now on, before `run()` too.
+
+        ```python
+        with worker.watch() as happenings:
+            async for happening in happenings:
+                ...
+        ```
+
+        Any number may watch; none holds the worker up. The iteration ends when the worker has stopped, in whatever
+        way; at once if it has already.
+
+        Args:
+            capacity: how many happenings may wait to be taken before some are left out; see `WatchOverflow`.
+
+        Raises:
+            ValueError: a capacity below 1.
+        """
+        return self._observation.watch(capacity)
+
+    async def create_flow_run(
+        self,
+        deployment_id: UUID,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        scheduled_time: datetime | None = None,
+    ) -> UUID:
+        """Have Prefect create a run of a deployment, over the worker's own connection, and look for it at once.
+
+        Args:
+            deployment_id: of any deployment; a worker of its work pool will run it, which need not be this one.
+            parameters: in place of the deployment's.
+            name: of the run; by default Prefect's idea.
+            scheduled_time: when it is to run, with its time zone; now if not given.
+
+        Returns:
+            Prefect's id of the run.
+
+        Raises:
+            RequestRefusedError: parameters that do not fit the deployment's schema; this and the next one are in
+                `trioworker.api.errors`.
+            ObjectNotFoundError: there is no such deployment.
+            APIError: the API does not answer, also after some attempts.
+            RuntimeError: the worker is not running.
+        """
+        if self._api is None or self._observation.stopped:
+            raise RuntimeError("the worker is not running, so it has no connection to Prefect")
+        flow_run = await self._api.create_flow_run(
+            deployment_id, parameters=parameters, name=name, scheduled_time=scheduled_time
+        )
+        self._poll_due()
+        return flow_run.id
+
+    @property
+    def _phase(self) -> WorkerPhase:
+        if self._observation.stopped:
+            return WorkerPhase.STOPPED
+        if self._shutdown.requested or self._observation.draining:
+            return WorkerPhase.DRAINING
+        return WorkerPhase.WORKING if self._ready else WorkerPhase.STARTING
+
     def shutdown(self) -> None:
-        """Take no more runs, let those in hand end within `drain_timeout`, then stop. Returns at once."""
+        """Take no more runs, let those in hand end within `drain_timeout` seconds, then stop. Returns at once."""
         self._shutdown.request()
 
     def stop(self) -> None:
-        """As `shutdown`, but end the runs in hand now: SIGTERM, `kill_grace`, SIGKILL. Returns at once."""
+        """As `shutdown`, but end the runs in hand now: SIGTERM, `kill_grace` seconds, SIGKILL. Returns at once."""
         self._shutdown.stop()
 
     def abandon(self) -> None:
@@ -129,7 +205,10 @@ class Worker:
         """Work until `shutdown` is called; started once the worker is synced and polling.
 
         Shut down before that, it counts as started and returns. Cancelling it is the hard stop: runs are
-        ended and reported within `kill_grace` and `flush_timeout`.
+        ended and reported within the seconds of `kill_grace` and `flush_timeout`.
+
+        Args:
+            task_status: what `nursery.start` gives; others need not give anything.
 
         Raises:
             WorkerError: it cannot start, or gave up; see `trioworker.errors`.
@@ -141,9 +220,9 @@ class Worker:
             raise RuntimeError("a Worker runs once: make another one of the same configuration")
         self._running = True
         condition = Condition(self._say_condition)
-        heartbeat_due, poll_due, cancellations_due = WakeUp(), WakeUp(), WakeUp()
+        heartbeat_due, poll_due, cancellations_due = WakeUp(), self._poll_due, WakeUp()
         runner: FlowRunner | None = None
-        with sole_errors_bare():
+        with self._observation.until_stopped(), sole_errors_bare():
             async with (
                 self._surroundings.open_api(self._config, condition) as api,
                 open_outbox(
@@ -155,13 +234,24 @@ class Worker:
                 ) as outbox,
                 trio.open_nursery() as upkeep,
             ):
+                self._api = api
                 with self._shutdown.starting:
                     health = await self._open_health(upkeep, condition)
                     upkeep.start_soon(self._give_up_when_lost, condition)
                     upkeep.start_soon(
                         _wake_when_back, condition, (heartbeat_due, poll_due, cancellations_due)
                     )
-                    runner = await self._join_pool(api, outbox)
+                    runner = await assemble(
+                        api,
+                        outbox,
+                        config=self._config,
+                        surroundings=self._surroundings,
+                        active=self._active,
+                        shutdown=self._shutdown,
+                        patience=self._rhythm(_PATIENCE_SECONDS),
+                        notify=self._notify,
+                    )
+                    self._infrastructure = runner.infrastructure
                     await upkeep.start(
                         partial(
                             keep_heartbeat,
@@ -202,22 +292,24 @@ class Worker:
             raise self._gave_up
 
     async def _serve(self, intake: Intake, poll_due: WakeUp, task_status: trio.TaskStatus[None]) -> None:
-        """The two inner rooms: runs, and the intake that fills it."""
+        """The inner rooms: what runs share, the runs, and the intake that fills it."""
         rhythm = self._rhythm(self._config.settings.worker_query_seconds)
-        with self._shutdown.runs:
-            async with trio.open_nursery() as lookout:
-                lookout.start_soon(self._notice_cut_off)
-                async with trio.open_nursery() as runs:
-                    with self._shutdown.intake:
-                        async with trio.open_nursery() as polling:
-                            self._ready = True
-                            task_status.started()
-                            if self._config.run_once:
-                                await patiently(lambda: intake.poll(runs), rhythm, intake.api.condition)
-                            else:
-                                await polling.start(intake.keep_polling, runs, rhythm, poll_due)
-                    intake.health.draining()
-                lookout.cancel_scope.cancel()
+        async with intake.runner.infrastructure.open():
+            with self._shutdown.runs:
+                async with trio.open_nursery() as lookout:
+                    lookout.start_soon(self._notice_cut_off)
+                    async with trio.open_nursery() as runs:
+                        with self._shutdown.intake:
+                            async with trio.open_nursery() as polling:
+                                self._ready = True
+                                task_status.started()
+                                if self._config.run_once:
+                                    await patiently(lambda: intake.poll(runs), rhythm, intake.api.condition)
+                                else:
+                                    await polling.start(intake.keep_polling, runs, rhythm, poll_due)
+                        self._observation.intake_over()
+                        intake.health.draining()
+                    lookout.cancel_scope.cancel()
 
     async def _notice_cut_off(self) -> None:
         """Start the clock of the last deadline as soon as runs are cancelled, for whatever reason that is."""
@@ -236,57 +328,6 @@ class Worker:
             bound = bind_health_socket(settings.worker_webserver_host, settings.worker_webserver_port)
             await upkeep.start(serve_health, bound, health)
         return health
-
-    async def _join_pool(self, api: PrefectAPI, outbox: Outbox) -> FlowRunner:
-        """Find out what the work pool wants, and get together what its runs will need."""
-        config = self._config
-        patience = self._rhythm(_PATIENCE_SECONDS)
-        discovery = await self._surroundings.provide_type(
-            await discover_patiently(api, config, patience), api.read_worker_packages
-        )
-        for notice in discovery.notices:
-            self._notify(notice)
-        infrastructure = self._surroundings.infrastructure(discovery.worker_type, config)
-        self._infrastructure = infrastructure
-        keeper = WorkPoolKeeper(
-            api,
-            config.pool,
-            worker_type=discovery.worker_type,
-            base_job_template=config.base_job_template,
-            default_base_job_template=infrastructure.default_base_job_template,
-            create=config.create_pool_if_not_found,
-            notify=self._notify,
-        )
-        registration = self._registration(infrastructure)
-        return FlowRunner(
-            api=api,
-            active=self._active,
-            infrastructure=infrastructure,
-            preparation=Preparation(
-                infrastructure=infrastructure,
-                registration=registration,
-                worker_environment=config.settings.environment,
-            ),
-            keeper=keeper,
-            registration=registration,
-            outbox=outbox,
-            logs_to_api=config.settings.logging_to_api_enabled,
-            shutdown=self._shutdown,
-            patience=patience,
-            now=self._surroundings.now,
-        )
-
-    def _registration(self, infrastructure: Infrastructure[Any]) -> Registration:
-        identity = WorkerIdentity(
-            name=self.name, type=infrastructure.type, prefect_version=installed_prefect_version()
-        )
-        config = self._config
-        return Registration(
-            worker=identity,
-            pool_name=config.pool,
-            on_cloud=config.settings.connected_to_cloud,
-            ui_url=config.settings.ui_url,
-        )
 
     def _cancellation_watch(self, runner: FlowRunner) -> CancellationWatch:
         return CancellationWatch(
@@ -332,6 +373,7 @@ class Worker:
         return Rhythm(interval=interval, chance=self._surroundings.chance)
 
     def _say_condition(self, change: ConditionChange) -> None:
+        self._observation.condition_changed(change)
         url = self._config.shown_api_url
         if change.reachable:
             self._notify(Notice(f"The Prefect API at {url} is back after {change.seconds:.0f} s."))
@@ -340,10 +382,11 @@ class Worker:
             self._notify(Notice(message, warning=True))
 
     def _say_cut_off(self) -> None:
-        message = (
-            f"Stopping {count_runs(self.runs_in_hand)} now: SIGTERM, and SIGKILL after"
-            f" {self._config.kill_grace:g} s."
-        )
+        runs, grace = count_runs(self.runs_in_hand), f"{self._config.kill_grace:g} s"
+        if self._config.flows is None:
+            message = f"Stopping {runs} now: SIGTERM, and SIGKILL after {grace}."
+        else:
+            message = f"Cancelling {runs} now; functions get {grace} for their clean-up."
         self._notify(Notice(message, warning=True))
 
 

@@ -165,11 +165,13 @@ class PrefectAPI(Protocol):
         """Record where the run runs; without it the server does not pass on a cancellation."""
         ...
 
-    async def update_flow_run_policy(self, flow_run_id: UUID, policy: FlowRunPolicy) -> None:
+    async def update_flow_run_policy(
+        self, flow_run_id: UUID, policy: FlowRunPolicy, *, infrastructure_pid: str | None = None
+    ) -> None:
         """Replace how often and when the server has a run tried again; `ObjectNotFoundError` if it was deleted.
 
         The server keeps nothing of the policy that it had: evolve that of the run as it was last read. A list of
-        delays is refused.
+        delays is refused. With `infrastructure_pid`, record in the same request where the run runs.
         """
         ...
 
@@ -444,9 +446,14 @@ class PrefectClient:
         body = {"infrastructure_pid": infrastructure_pid}
         await self._send("PATCH", f"flow_runs/{flow_run_id}", body)
 
-    async def update_flow_run_policy(self, flow_run_id: UUID, policy: FlowRunPolicy) -> None:
+    async def update_flow_run_policy(
+        self, flow_run_id: UUID, policy: FlowRunPolicy, *, infrastructure_pid: str | None = None
+    ) -> None:
         """See `PrefectAPI.update_flow_run_policy`."""
-        await self._send("PATCH", f"flow_runs/{flow_run_id}", {"empirical_policy": unstructure(policy)})
+        body: dict[str, Any] = {"empirical_policy": unstructure(policy)}
+        if infrastructure_pid is not None:
+            body["infrastructure_pid"] = infrastructure_pid
+        await self._send("PATCH", f"flow_runs/{flow_run_id}", body)
 
     async def update_flow_run_labels(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
         """See `PrefectAPI.update_flow_run_labels`."""

@@ -16,7 +16,7 @@ APIError
 
 
 class APIError(Exception):
-    """The root of every error that the API client raises."""
+    """The root of every error that the client of the Prefect API raises; see `trioworker.api.errors`."""
 
 
 class APIUnavailableError(APIError):

@@ -16,7 +16,7 @@ import attrs
 
 
 class StateType(enum.StrEnum):
-    """The type of a flow run's state; its *name* may be finer (`Submitting` is a `PENDING`)."""
+    """The type of a flow run's state, in Prefect's words; its *name* may be finer (`Submitting` is a `PENDING`)."""
 
     SCHEDULED = "SCHEDULED"
     PENDING = "PENDING"

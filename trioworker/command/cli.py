@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import asyncclick as click
 import attrs
@@ -21,11 +21,14 @@ from asyncclick.core import ParameterSource
 
 from trioworker import __version__
 from trioworker.command.client_metrics import client_metrics_notice
+from trioworker.command.deploy import deploy
+from trioworker.command.last_resort import LastResort
 from trioworker.command.output import CommandOutput, log_format_asked_for
 from trioworker.command.package_installation import EnvironmentInstaller
 from trioworker.command.signals import SignalListener
 from trioworker.command.terminal import at_terminal, confirm
 from trioworker.command.type_provision import InstallPolicy, TypeProvision
+from trioworker.command.usage import Command
 from trioworker.config import WorkerConfig, template_problem
 from trioworker.errors import ConfigurationError, sole_errors_bare
 from trioworker.infrastructure.interpreter import find_interpreter
@@ -35,6 +38,9 @@ from trioworker.settings import Settings
 from trioworker.surroundings import Surroundings
 from trioworker.unavailable_type import UnavailableTypeError
 from trioworker.worker import Worker
+
+if TYPE_CHECKING:
+    from trioworker.serving import TrioFlows
 
 # The options of `prefect worker start`, but for the pool and the type.
 _PREFECT_OPTIONS = frozenset(
@@ -54,19 +60,6 @@ _PREFECT_OPTIONS = frozenset(
 
 # Under this key the context of the call holds what `log_format_asked_for` has found.
 _LOG_FORMAT = f"{__name__}.log_format"
-
-
-class _Command(click.Command):
-    """A command whose every usage error shows the usage."""
-
-    async def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments, as the base class does."""
-        try:
-            return await super().parse_args(ctx, args)
-        except click.UsageError as error:
-            # Errors that come from deep within the parser know of no context, and would show a bare line.
-            error.ctx = error.ctx or ctx
-            raise
 
 
 class _Group(click.Group):
@@ -99,7 +92,7 @@ def trioworker() -> None:
     """
 
 
-@trioworker.command(cls=_Command)
+@trioworker.command(cls=Command)
 @click.option("-n", "--name", metavar="NAME", help="Name of the worker.  [default: a unique one]")
 @click.option("-p", "--pool", metavar="POOL", help="Work pool to take flow runs from.")
 @click.option(
@@ -151,6 +144,11 @@ def trioworker() -> None:
     help="Whether to create a work pool that does not exist, or to wait for it.  [default: create]",
 )
 @click.option(
+    "--flows",
+    metavar="MODULE:ATTR",
+    help="Functions to serve: a trioworker.TrioFlows in a module. The pool is of type trio then.",
+)
+@click.option(
     "--local-server",
     is_flag=True,
     help="Start a Prefect server on this machine and work for that.",
@@ -179,6 +177,7 @@ async def start(
     name: str | None,
     pool: str | None,
     base_job_template: Path | None,
+    flows: str | None,
     local_server: bool,
     install_policy: InstallPolicy,
     log_format: str | None,
@@ -193,6 +192,8 @@ async def start(
             options["name"] = name
         if base_job_template is not None:
             options["base_job_template"] = _read_template(base_job_template)
+        if flows is not None:
+            options["flows"] = _functions(flows)
         options["pool"] = pool or await _ask_for_pool()
         context = click.get_current_context()
         # Whoever calls the command from Python may hand in a world of another kind, as the context's object.
@@ -207,6 +208,9 @@ async def start(
             raise error.with_options(_options_for_prefect(context)) from error
     if cut_off:
         sys.exit(1)
+
+
+trioworker.add_command(deploy)
 
 
 def _begin_to_log(settings: Settings, log_format: str, output: CommandOutput) -> None:
@@ -234,14 +238,39 @@ async def _run(
         with signals.starting:
             async with _server(settings, output, wanted=local_server) as effective:
                 config = WorkerConfig(settings=effective, **options)
-                worker = Worker(config, notify=output.show, surroundings=surroundings)
+                worker = Worker(
+                    config,
+                    notify=lambda notice: _show(notice, worker, signals, output),
+                    surroundings=surroundings,
+                )
                 output.identity.worker_name = worker.name
                 output.identity.work_pool_name = config.pool
                 signals.worker = worker
-                await _work(worker, config, output)
+                async with _gone_in_time(worker, signals, output):
+                    await _work(worker, config, output)
                 cut_off = worker.cut_off
         listening.cancel_scope.cancel()
     return cut_off
+
+
+def _show(notice: Notice, worker: Worker, signals: SignalListener, output: CommandOutput) -> None:
+    output.show(notice)
+    # Not by signals alone, but also when the API is away for too long.
+    if worker.cut_off:
+        signals.runs_were_cut_off()
+
+
+@asynccontextmanager
+async def _gone_in_time(
+    worker: Worker, signals: SignalListener, output: CommandOutput
+) -> AsyncIterator[None]:
+    """See to it that the process is gone within the bound, though a function that was cut off goes on."""
+    if worker.config.flows is None:
+        yield
+        return
+    signals.last_resort = LastResort(output.show)
+    async with signals.last_resort.ready():
+        yield
 
 
 async def _work(worker: Worker, config: WorkerConfig, output: CommandOutput) -> None:
@@ -285,6 +314,18 @@ async def _server(settings: Settings, output: CommandOutput, *, wanted: bool) ->
             )
         output.show(Notice(f"For other terminals: export PREFECT_API_URL={server.url}"))
         yield settings.with_api_url(server.url)
+
+
+def _functions(reference: str) -> TrioFlows:
+    """The functions to serve; what they log is shown from now on."""
+    from trioworker.command.flow_loading import load_flows  # noqa: PLC0415 - few need it
+    from trioworker.logs.functions import enable_own_loggers, show_logs_of_functions  # noqa: PLC0415 - few need it
+
+    # First, so that a module that configures `logging` has the last word.
+    show_logs_of_functions()
+    flows = load_flows(reference, Path.cwd())
+    enable_own_loggers()
+    return flows
 
 
 def _type_provision(policy: InstallPolicy, settings: Settings, output: CommandOutput) -> TypeProvision:

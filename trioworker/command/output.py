@@ -50,9 +50,9 @@ class CommandOutput:
     """
 
     def __init__(self, log_format: str, environment: Mapping[str, str]) -> None:
-        self.as_json = log_format == "json"
-        self.colors_enabled = True
-        self.identity = WorkerNames()
+        self.as_json: bool = log_format == "json"
+        self.colors_enabled: bool = True
+        self.identity: WorkerNames = WorkerNames()
         self._environment = environment
         self._formatter = JsonFormatter()
 

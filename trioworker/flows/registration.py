@@ -48,6 +48,9 @@ async def sync_deployment(api: PrefectAPI, draft: DeploymentDraft) -> Deployment
     except ObjectNotFoundError:
         # Only where there is none: of one that exists this would throw away the schedules.
         return await api.create_deployment(draft)
+    if draft.concurrency_limit is None:
+        # Nothing was said about it, but a person may have.
+        draft = attrs.evolve(draft, concurrency_limit=known.concurrency_limit)
     changes = compare_schedules(
         known.schedules, known.schedules if draft.schedules is None else draft.schedules
     )

@@ -10,6 +10,8 @@ from uuid import UUID
 import attrs
 import trio
 
+from trioworker.api.models import FlowRun, State
+
 
 class InfrastructureError(Exception):
     """The run cannot be executed as it is configured; the message becomes that of its `Crashed` state."""
@@ -24,8 +26,8 @@ class Assignment:
     """A flow run as the infrastructure gets it.
 
     Attributes:
-        flow_run_id: which run.
-        flow_run_name: its name, for people.
+        flow_run: the run, as it was when it was found.
+        flow_name: the name of its flow.
         name: what the infrastructure of the run may be called.
         labels: by which the infrastructure of the run may be found: Prefect's own, and those of the job
             configuration.
@@ -33,12 +35,22 @@ class Assignment:
         environment: what the worker adds to the environment of the run.
     """
 
-    flow_run_id: UUID
-    flow_run_name: str
+    flow_run: FlowRun
+    flow_name: str
     name: str
     labels: Mapping[str, str]
     configuration: Mapping[str, Any] = attrs.field(repr=False)
     environment: Mapping[str, str] = attrs.field(repr=False)
+
+    @property
+    def flow_run_id(self) -> UUID:
+        """Which run."""
+        return self.flow_run.id
+
+    @property
+    def flow_run_name(self) -> str:
+        """The run's name, for people."""
+        return self.flow_run.name
 
 
 @attrs.frozen(kw_only=True)
@@ -51,12 +63,14 @@ class Outcome:
         hint: what somebody may do about it; empty if there is nothing to say.
         concluded: whether the run itself has said that it came to its end, so that its status code tells nothing
             about its state.
+        state: the state of the run, as the API has answered to that; None if nobody here knows.
     """
 
     status_code: int
     message: str
     hint: str = ""
     concluded: bool = False
+    state: State | None = None
 
 
 # What a run may be told before it is terminated, in the words of Prefect's engine. Told so, it leaves its state to
@@ -97,14 +111,24 @@ class Infrastructure(Protocol[JobT]):
 
     Attributes:
         type: the name of the kind, which is the type of the work pools that it serves.
+        speaks_for_itself: whether `run` itself tells the API where the run runs, and does so at once: such a run is
+            never `Submitting`.
         default_base_job_template: given to work pools that have none.
     """
 
     type: ClassVar[str]
+    speaks_for_itself: ClassVar[bool]
 
     @property
     def default_base_job_template(self) -> Mapping[str, Any]:
         """Given to work pools that have none."""
+        ...
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Keep what all runs share for as long as the worker has any; entered once, before the first.
+
+        When it is left, every `run` has ended; whatever of them goes on is waited for.
+        """
         ...
 
     def prepare(self, assignment: Assignment) -> JobT:

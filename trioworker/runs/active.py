@@ -2,14 +2,81 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 from uuid import UUID
 
 import attrs
 import trio
 
-from trioworker.api.models import FlowRun
+from trioworker.api.models import FlowRun, State
+
+
+class RunEnd(enum.StrEnum):
+    """How a worker came to be done with a flow run that it had claimed. Not Prefect's state of the run, but ours.
+
+    Attributes:
+        EXECUTED: what was started for it has come to its end, by itself or because somebody cancelled the run.
+        NOT_STARTED: nothing could be started for it, or it was cancelled before; its state says so.
+        GIVEN_BACK: it was offered again to any worker, before anything was started for it.
+        LOST: it has turned out to be another worker's, or was ended or deleted by somebody.
+        CUT_OFF: the worker's own end came before that of the run, and the run's state says so.
+        UNSETTLED: its state is what it was, though it should not be: the API refused to hear of it, did not answer in
+            time, or there is a bug.
+    """
+
+    EXECUTED = "executed"
+    NOT_STARTED = "not started"
+    GIVEN_BACK = "given back"
+    LOST = "lost"
+    CUT_OFF = "cut off"
+    UNSETTLED = "unsettled"
+
+
+@attrs.frozen
+class Ending:
+    """The end of a run, as far as this worker is concerned.
+
+    Attributes:
+        how: what kind of end it was.
+        message: the same as a sentence.
+        status_code: of what was started for the run; None if nothing was, or if nobody knows.
+    """
+
+    how: RunEnd
+    message: str = ""
+    status_code: int | None = None
+
+
+class RunObserver(Protocol):
+    """Is told what becomes of the runs in hand. Its methods return at once and raise nothing."""
+
+    def run_claimed(self, run: ActiveRun) -> None:
+        """It is certain that a run is this worker's."""
+        ...
+
+    def run_started(self, run: ActiveRun) -> None:
+        """A run has got its identifier."""
+        ...
+
+    def run_finished(self, run: ActiveRun, ending: Ending) -> None:
+        """A run that was claimed is not in hand any more."""
+        ...
+
+
+class NoObserver:
+    """Nobody looks."""
+
+    def run_claimed(self, run: ActiveRun) -> None:
+        """See `RunObserver.run_claimed`."""
+
+    def run_started(self, run: ActiveRun) -> None:
+        """See `RunObserver.run_started`."""
+
+    def run_finished(self, run: ActiveRun, ending: Ending) -> None:
+        """See `RunObserver.run_finished`."""
 
 
 @attrs.define(eq=False)
@@ -18,15 +85,45 @@ class ActiveRun:
 
     Attributes:
         flow_run: the run as it was when it was found.
+        observer: told what becomes of it.
+        taken_at: since when, in seconds on Trio's clock.
+        flow_name: the name of its flow, once that is known.
+        claimed: whether it is certain that it is this worker's.
         identifier: where it runs, once it does.
+        state: as the API last showed it.
+        ending: how it ended, once that is known.
         transition_ids: of every state that this worker proposed for it.
         cancel_requested: set when somebody wants it cancelled.
     """
 
     flow_run: FlowRun
+    observer: RunObserver = attrs.field(factory=NoObserver)
+    taken_at: float = attrs.field(factory=trio.current_time)
+    flow_name: str | None = None
+    claimed: bool = False
     identifier: str | None = None
+    state: State | None = attrs.field(
+        default=attrs.Factory(lambda self: self.flow_run.state, takes_self=True)
+    )
+    ending: Ending | None = None
     transition_ids: set[UUID] = attrs.field(factory=set)
     cancel_requested: trio.Event = attrs.field(factory=trio.Event)
+
+    def note_claim(self) -> None:
+        """Take note, once, that the run is certainly this worker's."""
+        if not self.claimed:
+            self.claimed = True
+            self.observer.run_claimed(self)
+
+    def note_start(self, identifier: str) -> None:
+        """Take note of where the run runs."""
+        self.identifier = identifier
+        self.observer.run_started(self)
+
+    def note_end(self, how: RunEnd, message: str = "", status_code: int | None = None) -> None:
+        """Take note of how the run ended; what comes of it later does not change that."""
+        if self.ending is None:
+            self.ending = Ending(how, message, status_code)
 
 
 class ActiveRuns:
@@ -34,15 +131,21 @@ class ActiveRuns:
 
     Args:
         limit: how many may be in hand at once; None for any number.
+        observer: told what becomes of them.
     """
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, observer: RunObserver | None = None) -> None:
         self._limit = limit
+        self._observer = observer or NoObserver()
         self._by_id: dict[UUID, ActiveRun] = {}
 
     def __len__(self) -> int:
         """How many runs are in hand."""
         return len(self._by_id)
+
+    def __iter__(self) -> Iterator[ActiveRun]:
+        """The runs in hand, the one that was taken first first."""
+        return iter(self._by_id.values())
 
     def __contains__(self, flow_run_id: object) -> bool:
         """Whether the run is in hand."""
@@ -60,9 +163,12 @@ class ActiveRuns:
     @contextmanager
     def hold(self, flow_run: FlowRun) -> Iterator[ActiveRun]:
         """Keep a run in hand, and a slot with it, for the length of a block."""
-        run = ActiveRun(flow_run)
+        run = ActiveRun(flow_run, self._observer)
         self._by_id[flow_run.id] = run
         try:
             yield run
         finally:
             del self._by_id[flow_run.id]
+            if run.claimed:
+                nothing_known = Ending(RunEnd.UNSETTLED, "nothing is known of its end")
+                self._observer.run_finished(run, run.ending or nothing_known)

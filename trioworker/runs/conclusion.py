@@ -98,9 +98,9 @@ def cancelled(message: str = "Flow run was cancelled successfully.") -> Proposed
     return ProposedState(type=StateType.CANCELLED, name="Cancelled", message=message)
 
 
-def scheduled(message: str, now: datetime) -> ProposedState:
-    """A run that any worker may take at once."""
-    return ProposedState(type=StateType.SCHEDULED, name="Scheduled", message=message, scheduled_time=now)
+def scheduled(message: str, due: datetime) -> ProposedState:
+    """A run that any worker may take, and start at the given time."""
+    return ProposedState(type=StateType.SCHEDULED, name="Scheduled", message=message, scheduled_time=due)
 
 
 def awaiting_retry(message: str, now: datetime) -> ProposedState:

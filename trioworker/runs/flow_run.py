@@ -30,8 +30,8 @@ from trioworker.infrastructure.protocol import (
 from trioworker.job.template import JobTemplateError
 from trioworker.outbox import Outbox
 from trioworker.registration import Registration
-from trioworker.runs.active import ActiveRun, ActiveRuns
-from trioworker.runs.claim import Cancelling, Lost, Revived, judge_claim
+from trioworker.runs.active import ActiveRun, ActiveRuns, RunEnd
+from trioworker.runs.claim import Cancelling, Granted, Lost, Revived, judge_claim
 from trioworker.runs.conclusion import cancelled, restored, scheduled, submitting
 from trioworker.runs.log import RunLog
 from trioworker.runs.preparation import Preparation, PreparedRun
@@ -132,7 +132,7 @@ class _NotedPlace(trio.TaskStatus[str]):
         self._task_status = task_status
 
     def started(self, value: str = "") -> None:
-        self._active.identifier = value
+        self._active.note_start(value)
         self._task_status.started(value)
 
 
@@ -165,11 +165,14 @@ class _Life:
             await self._claim()
             await self._see_to_its_end(await self._prepare())
         except _NotOurs as reason:
+            self.active.note_end(RunEnd.LOST, str(reason))
             self.run_log.info(f"Aborted submission of flow run '{self.flow_run.id}': {reason}")
         except APIError as error:
             # Refused for good: there is no way left to speak for this run.
+            self.active.note_end(RunEnd.UNSETTLED, str(error))
             self.run_log.alarm(f"Flow run '{self.flow_run.name}' is left as it is: {error}")
-        except Exception:
+        except Exception as error:
+            self.active.note_end(RunEnd.UNSETTLED, f"{type(error).__name__}: {error}")
             _logger.exception("Flow run %r is left as it is, because of a bug", self.flow_run.name)
 
     async def _claim(self) -> None:
@@ -215,12 +218,15 @@ class _Life:
             case Lost():
                 raise _NotOurs("somebody else has claimed or ended it")
             case Cancelling():
+                self.active.note_claim()
                 self.active.cancel_requested.set()
             case Revived(ended_as):
                 current = await self.requests.read()
                 if current.state is not None and self._is_ours(current.state):
                     await self.requests.propose(restored(ended_as), force=True)
                 raise _NotOurs(f"somebody else has run it, and it ended {ended_as.label}")
+            case Granted():
+                self.active.note_claim()
 
     def _is_ours(self, state: State) -> bool:
         return state.state_details.transition_id in self.active.transition_ids
@@ -228,11 +234,13 @@ class _Life:
     async def _prepare(self) -> PreparedRun | Exception:
         """Prepare the run; what kept it from being prepared waits until the claim is certain."""
         try:
-            return await self.runner.preparation.prepare(
+            prepared = await self.runner.preparation.prepare(
                 self.flow_run, self.requests, self.runner.keeper.pool
             )
         except Exception as error:  # noqa: BLE001 - the failure boundary of a run
             return error
+        self.active.flow_name = prepared.facts.flow.name
+        return prepared
 
     async def _see_to_its_end(self, prepared: PreparedRun | Exception) -> None:
         # As late as possible: until the process is there, nobody else knows that somebody acts upon the claim. And
@@ -240,20 +248,25 @@ class _Life:
         await self._make_sure_of_claim()
         if isinstance(prepared, DeploymentGoneError):
             await self.requests.report(cancelled(str(prepared)))
+            self.active.note_end(RunEnd.NOT_STARTED, str(prepared))
             raise _NotOurs(str(prepared))
         if isinstance(prepared, Exception) and not self.cancelling:
-            await self.settlement.settle(self._explain(prepared))
+            await self._settle_unstarted(self._explain(prepared))
         elif isinstance(prepared, PreparedRun) and not self.cancelling:
             await self._execute(prepared)
         else:
-            await self.settlement.settle(_NEVER_BEGAN)
+            await self._settle_unstarted(_NEVER_BEGAN)
+
+    async def _settle_unstarted(self, reason: str) -> None:
+        await self.settlement.settle(reason)
+        self.active.note_end(RunEnd.NOT_STARTED, reason)
 
     async def _execute(self, prepared: PreparedRun) -> None:
         """Execute the run and conclude it, in its workspace."""
         await self._give_back_if_stopping()
         self.execution = execution = _Execution(prepared, await self._submit(prepared))
         if self.cancelling:
-            await self.settlement.settle(_NEVER_BEGAN)
+            await self._settle_unstarted(_NEVER_BEGAN)
             return
         await self._give_back_if_stopping()
         async with AsyncExitStack() as stack:
@@ -264,7 +277,10 @@ class _Life:
             except InfrastructureFullError as error:
                 await self._give_back(str(error))
             except Exception as error:  # noqa: BLE001 - the failure boundary of a run
-                await self.settlement.settle(self._explain(error))
+                reason = self._explain(error)
+                await self.settlement.settle(reason)
+                begun = self.active.identifier is not None
+                self.active.note_end(RunEnd.EXECUTED if begun else RunEnd.NOT_STARTED, reason)
             else:
                 await self._conclude(execution, outcome, job)
 
@@ -273,16 +289,21 @@ class _Life:
         runner = self.runner
         event = events.flow_run_submitted(runner.worker, prepared.pool, prepared.facts, runner.now())
         runner.outbox.event(event)
+        if not runner.infrastructure.speaks_for_itself:
+            # One after the other: two that write at the same time get into each other's way on SQLite.
+            await self._label(prepared)
+            await self._propose_submitting()
+        return event
+
+    async def _label(self, prepared: PreparedRun) -> None:
+        worker = self.runner.worker
         labels = {
-            "prefect.worker.name": runner.worker.name,
-            "prefect.worker.type": runner.worker.type,
+            "prefect.worker.name": worker.name,
+            "prefect.worker.type": worker.type,
             "prefect.work-pool.name": prepared.pool.name,
             "prefect.work-pool.id": str(prepared.pool.id),
         }
-        # One after the other: two that write at the same time get into each other's way on SQLite.
         await self.requests.label(labels)
-        await self._propose_submitting()
-        return event
 
     async def _propose_submitting(self) -> None:
         try:
@@ -332,8 +353,9 @@ class _Life:
             async with trio.open_nursery() as watchers:
                 identifier = await watchers.start(run)
                 self.run_log.info(f"Flow run '{self.flow_run.name}' submitted to infrastructure")
-                watchers.start_soon(self.requests.report_place, identifier)
                 watchers.start_soon(self._kill_when_cancelled, identifier)
+                if not infrastructure.speaks_for_itself:
+                    watchers.start_soon(self.requests.report_place, identifier)
         if failure is not None:
             raise failure
         assert execution.outcome is not None  # noqa: S101 - either or
@@ -353,7 +375,10 @@ class _Life:
         if outcome.status_code != 0 and not self.cancelling:
             self.run_log.alarm(f"Flow run '{self.flow_run.name}': {outcome.message}")
         hooks = Hooks(runner.infrastructure, job, self.requests, self.run_log, runner.now)
-        reported = await self.settlement.settle(outcome.message, hooks)
+        reported = await self._settle(outcome, hooks)
+        if runner.infrastructure.speaks_for_itself:
+            # Not before: the run itself shall wait for nothing.
+            await self._label(execution.prepared)
         if reported is StateType.CRASHED and outcome.status_code == 0:
             self.run_log.alarm(f"Flow run '{self.flow_run.name}': {outcome.message}")
         if reported is StateType.CRASHED and outcome.hint:
@@ -361,7 +386,18 @@ class _Life:
         elif reported is StateType.CANCELLED:
             facts = execution.prepared.facts
             runner.outbox.event(events.flow_run_cancelled(runner.worker, facts, runner.now()))
+        if outcome.state is not None and outcome.state.type is StateType.SCHEDULED:
+            self.active.note_end(RunEnd.GIVEN_BACK, outcome.message)
+            return
         self._tell_execution(execution, outcome)
+        self.active.note_end(RunEnd.EXECUTED, outcome.message, outcome.status_code)
+
+    async def _settle(self, outcome: Outcome, hooks: Hooks) -> StateType | None:
+        """Settle the run, unless its infrastructure knows that it is."""
+        if outcome.state is None or not outcome.state.type.is_final:
+            return await self.settlement.settle(outcome.message, hooks)
+        self.active.state = outcome.state
+        return None
 
     def _tell_execution(self, execution: _Execution, outcome: Outcome) -> None:
         """Tell the world, once, that a run was executed."""
@@ -385,12 +421,16 @@ class _Life:
             try:
                 await self._conclude_cut_off()
             except _NotOurs as reason:
+                self.active.note_end(RunEnd.LOST, str(reason))
                 self.run_log.info(f"Left flow run '{self.flow_run.id}': {reason}")
             except APIError as error:
+                self.active.note_end(RunEnd.UNSETTLED, str(error))
                 self.run_log.alarm(f"Flow run '{self.flow_run.name}' is left as it is: {error}")
-            except Exception:
+            except Exception as error:
+                self.active.note_end(RunEnd.UNSETTLED, f"{type(error).__name__}: {error}")
                 _logger.exception("Flow run %r is left as it is, because of a bug", self.flow_run.name)
         if scope.cancelled_caught:
+            self.active.note_end(RunEnd.UNSETTLED, "the API did not answer in time")
             self.run_log.alarm(
                 f"Flow run '{self.flow_run.name}' is left as it is: the API did not answer in time"
             )
@@ -403,12 +443,14 @@ class _Life:
             await self._give_back("the worker was stopped")
         execution = self.execution
         if execution is None or execution.outcome is None:
-            await self.settlement.settle(
-                f"Worker '{self.runner.worker.name}' was stopped before the flow run had ended."
-            )
+            reason = f"Worker '{self.runner.worker.name}' was stopped before the flow run had ended."
+            await self.settlement.settle(reason)
+            self.active.note_end(RunEnd.CUT_OFF, reason)
         else:
-            await self.settlement.settle(execution.outcome.message)
-            self._tell_execution(execution, execution.outcome)
+            outcome = execution.outcome
+            await self.settlement.settle(outcome.message)
+            self._tell_execution(execution, outcome)
+            self.active.note_end(RunEnd.EXECUTED, outcome.message, outcome.status_code)
 
     async def _give_back_if_stopping(self) -> None:
         if self.runner.shutdown.requested:
@@ -421,9 +463,12 @@ class _Life:
             _NotOurs: always; from now on it is not.
         """
         if self.cancelling:
-            await self.settlement.settle(_NEVER_BEGAN)
+            await self._settle_unstarted(_NEVER_BEGAN)
         else:
             reason = f"Given back by worker '{self.runner.worker.name}': {why}."
-            if not await self.requests.report(scheduled(reason, self.runner.now())):
-                await self.settlement.settle(reason)
+            # One that was taken ahead of its time keeps that.
+            due = max(self.runner.now(), self.flow_run.next_scheduled_start_time or self.runner.now())
+            if not await self.requests.report(scheduled(reason, due)):
+                await self._settle_unstarted(reason)
+            self.active.note_end(RunEnd.GIVEN_BACK, reason)
         raise _NotOurs(f"given back, because {why}")

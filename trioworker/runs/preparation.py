@@ -16,6 +16,7 @@ from trioworker.job.attribution import job_labels, render_name
 from trioworker.job.configuration import resolve_job_configuration
 from trioworker.job.template import merge_job_variables
 from trioworker.registration import Registration
+from trioworker.runs.flow_memory import FlowMemory
 from trioworker.runs.requests import RunRequests
 
 
@@ -47,6 +48,7 @@ class Preparation:
     infrastructure: Infrastructure[Any]
     registration: Registration
     worker_environment: Mapping[str, str] = attrs.field(repr=False)
+    _flows: FlowMemory = attrs.field(factory=FlowMemory, init=False)
 
     async def prepare(self, flow_run: FlowRun, requests: RunRequests, pool: WorkPool | None) -> PreparedRun:
         """Prepare a run.
@@ -63,7 +65,8 @@ class Preparation:
             APIError: something could not be read.
         """
         deployment = await requests.deployment()
-        facts = RunFacts(flow_run=flow_run, flow=await requests.flow(), deployment=deployment)
+        flow = await self._flows.get(flow_run.flow_id, requests.flow)
+        facts = RunFacts(flow_run=flow_run, flow=flow, deployment=deployment)
         if pool is None:
             raise InfrastructureError("its work pool is gone")
         variables = merge_job_variables(
@@ -73,8 +76,8 @@ class Preparation:
             requests, pool.base_job_template, variables, environment=self.worker_environment
         )
         assignment = Assignment(
-            flow_run_id=flow_run.id,
-            flow_run_name=flow_run.name,
+            flow_run=flow_run,
+            flow_name=facts.flow.name,
             name=await self._name(configuration.get("name"), facts, requests),
             labels=job_labels(
                 configuration,

@@ -61,7 +61,9 @@ class RunRequests:
 
     async def read(self) -> FlowRun:
         """The run as it is now; `ObjectNotFoundError` if it was deleted."""
-        return await self._patiently(lambda: self.api.read_flow_run(self._flow_run.id))
+        flow_run = await self._patiently(lambda: self.api.read_flow_run(self._flow_run.id))
+        self.active.state = flow_run.state
+        return flow_run
 
     async def history(self) -> list[State]:
         """All states of the run, oldest first."""
@@ -110,6 +112,8 @@ class RunRequests:
         """Put labels on the run; that it cannot be done is said and harms nothing."""
         try:
             await self._patiently(lambda: self.api.update_flow_run_labels(self._flow_run.id, labels), STRIKES)
+        except ObjectNotFoundError:
+            _logger.debug("Flow run %r was deleted before it was labelled", self._flow_run.name)
         except APIError as error:
             self.run_log.warning(f"The flow run could not be labelled with its worker: {error}")
 
@@ -131,6 +135,8 @@ class RunRequests:
             result = await self._patiently(
                 lambda: self.api.set_flow_run_state(self._flow_run.id, state, force=force), strikes
             )
+            if result.state is not None:
+                self.active.state = result.state
             if result.status is not SetStateStatus.WAIT:
                 return result
             await trio.sleep(max(result.details.delay_seconds, 0.1))

@@ -114,7 +114,15 @@ class Call:
 
 @attrs.frozen(kw_only=True)
 class Heartbeat:
-    """A sign of life of a worker; `at` is in seconds since the fake was made."""
+    """A sign of life of a worker: a heartbeat of Prefect's.
+
+    Attributes:
+        pool_name: the work pool that it works for.
+        worker_name: its name.
+        interval_seconds: after how many seconds the next one is to come.
+        at: when it arrived, in seconds since the fake was made.
+        metadata: what else the worker has told of itself; None if nothing.
+    """
 
     pool_name: str
     worker_name: str
@@ -125,7 +133,13 @@ class Heartbeat:
 
 @attrs.frozen(kw_only=True)
 class LeaseRenewal:
-    """A lease on a deployment's slot was renewed; `at` is in seconds since the fake was made."""
+    """A lease on a slot of a deployment's concurrency limit was renewed.
+
+    Attributes:
+        lease_id: Prefect's id of the lease.
+        lease_seconds: for how many seconds from then on it was asked for.
+        at: when, in seconds since the fake was made.
+    """
 
     lease_id: UUID
     lease_seconds: float
@@ -158,7 +172,7 @@ class FakePrefectAPI(FakeServer):
         condition: told about every request exactly as by the real client; one of its own if not given.
 
     Attributes:
-        latency: as above; may be changed at any time.
+        latency: seconds, as above; may be changed at any time.
         latencies: seconds by method name, in place of `latency`; `math.inf` for a method that never answers.
         worker_id: what a heartbeat is answered with if the worker wants its id, as by Prefect Cloud; a
             self-hosted server has None for it.
@@ -201,17 +215,35 @@ class FakePrefectAPI(FakeServer):
         return self._condition
 
     def count(self, method: str) -> int:
-        """How often a method of `PrefectAPI` was called, repetitions included."""
+        """How often a method of `PrefectAPI` was called, repetitions included.
+
+        Args:
+            method: its name.
+
+        Raises:
+            ValueError: there is no such method; the message lists them.
+        """
         return len(self.times(method))
 
     def times(self, method: str) -> list[float]:
-        """When a method of `PrefectAPI` was called, in seconds since the fake was made."""
+        """When a method of `PrefectAPI` was called, in seconds since the fake was made.
+
+        Args:
+            method: its name.
+
+        Raises:
+            ValueError: there is no such method; the message lists them.
+        """
         _check_method(method)
         return [call.at for call in self.calls if call.method == method]
 
     @contextmanager
     def outage(self, reason: str = "no connection: refused") -> Iterator[None]:
-        """Let nothing through as long as the block lasts: every request raises `APIUnavailableError`."""
+        """Let nothing through as long as the block lasts: every request raises `APIUnavailableError`.
+
+        Args:
+            reason: the error's message.
+        """
         self.start_outage(reason)
         try:
             yield
@@ -219,7 +251,11 @@ class FakePrefectAPI(FakeServer):
             self.end_outage()
 
     def start_outage(self, reason: str = "no connection: refused") -> None:
-        """Let nothing through until `end_outage`."""
+        """Let nothing through until `end_outage`: every request raises `APIUnavailableError`.
+
+        Args:
+            reason: the error's message.
+        """
         self._outage = APIUnavailableError(reason)
         self._end_state_changes(reason)
 
@@ -237,11 +273,19 @@ class FakePrefectAPI(FakeServer):
             self.end_outage()
 
     def drop_state_changes(self, reason: str = "websocket closed") -> None:
-        """End the websockets over which state changes are told; new ones are accepted at once."""
+        """End the websockets over which state changes are told; new ones are accepted at once.
+
+        Args:
+            reason: what a worker that listens gets to hear.
+        """
         self._end_state_changes(reason)
 
     def refuse_state_changes(self, reason: str = "websockets are not let through") -> None:
-        """Tell nobody of state changes until `accept_state_changes`, as a proxy does that drops websockets."""
+        """Tell nobody of state changes until `accept_state_changes`, as a proxy does that drops websockets.
+
+        Args:
+            reason: what a worker that tries to listen gets to hear.
+        """
         self._state_changes_refused = reason
         self._end_state_changes(reason)
 
@@ -257,18 +301,37 @@ class FakePrefectAPI(FakeServer):
             error: what the caller gets. If it is an `APIUnavailableError`, the request is repeated as far as
                 `max_retries` goes, and each repetition counts.
             times: how many requests. Further errors for the same method queue up behind these.
+
+        Raises:
+            ValueError: there is no such method; the message lists them.
         """
         _check_method(method)
         self._faults[method].extend([_Fault(error)] * times)
 
     def lose_answer(self, method: str, *, times: int = 1) -> None:
-        """Do what the next requests of one kind ask for, but let the answers get lost on the way."""
+        """Do what the next requests of one kind ask for, but let the answers get lost on the way.
+
+        Args:
+            method: a method of `PrefectAPI`.
+            times: how many requests.
+
+        Raises:
+            ValueError: there is no such method; the message lists them.
+        """
         _check_method(method)
         error = APIUnavailableError("connection lost: the answer never came")
         self._faults[method].extend([_Fault(error, applied=True)] * times)
 
     def malform_answer(self, method: str, *, times: int = 1) -> None:
-        """Answer the next requests of one kind with a page of HTML, as a wrong proxy does."""
+        """Answer the next requests of one kind with a page of HTML, as a wrong proxy does.
+
+        Args:
+            method: a method of `PrefectAPI`.
+            times: how many requests.
+
+        Raises:
+            ValueError: there is no such method; the message lists them.
+        """
         error = MalformedAnswerError(method, ["not JSON but text/html, beginning '<html>'"])
         self.fail(method, error, times=times)
 
@@ -462,7 +525,9 @@ class FakePrefectAPI(FakeServer):
 
         await self._serve("set_infrastructure_pid", arguments, answer)
 
-    async def update_flow_run_policy(self, flow_run_id: UUID, policy: FlowRunPolicy) -> None:
+    async def update_flow_run_policy(
+        self, flow_run_id: UUID, policy: FlowRunPolicy, *, infrastructure_pid: str | None = None
+    ) -> None:
         """See `PrefectAPI.update_flow_run_policy`."""
         request = f"PATCH /flow_runs/{flow_run_id}"
 
@@ -470,9 +535,12 @@ class FakePrefectAPI(FakeServer):
             if isinstance(policy.retry_delay, list):
                 raise _invalid(request)
             run = self._run(flow_run_id, request)
-            run.public = attrs.evolve(run.public, empirical_policy=copy.deepcopy(policy))
+            place = run.public.infrastructure_pid if infrastructure_pid is None else infrastructure_pid
+            run.public = attrs.evolve(
+                run.public, empirical_policy=copy.deepcopy(policy), infrastructure_pid=place
+            )
 
-        arguments = {"flow_run_id": flow_run_id, "policy": policy}
+        arguments = {"flow_run_id": flow_run_id, "policy": policy, "infrastructure_pid": infrastructure_pid}
         await self._serve("update_flow_run_policy", arguments, answer)
 
     async def renew_concurrency_lease(self, lease_id: UUID, lease_seconds: float) -> None:

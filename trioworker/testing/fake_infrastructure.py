@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -43,7 +43,7 @@ class Script:
     first state is refused ends at once, as Prefect's engine does.
 
     Attributes:
-        seconds: how long the flow goes on if nobody ends it; `math.inf` for ever.
+        seconds: for how many seconds the flow goes on if nobody ends it; `math.inf` for ever.
         begins: the state that it proposes when it starts, such as `Running`; None for none.
         ends: the state that it proposes when it is through; None for none.
         retry_type: goes with `ends`: `in_process` for a flow that means to wait for its own retry.
@@ -52,8 +52,8 @@ class Script:
         terminated: the state that it forces on the API when it gets SIGTERM, such as `Crashed`; None for none.
         reachable: whether it can be told why it is terminated, in which case it leaves its state to the worker.
         ignores_terminate: whether it takes no notice of SIGTERM, so that only SIGKILL ends it early.
-        start_seconds: how long it takes to start it.
-        hook_seconds: how long its hooks take.
+        start_seconds: how many seconds it takes to start it.
+        hook_seconds: how many seconds its hooks take.
         cannot_prepare: raised by `prepare`.
         cannot_call_hooks: raised by `run_hooks`; an `InfrastructureError`, or anything for a bug.
         cannot_kill: raised by `kill` once the flow has ended.
@@ -81,7 +81,13 @@ class Script:
 
 @attrs.frozen(kw_only=True)
 class Kill:
-    """A call of `kill`; `at` is in seconds since the fake API was made, `grace` in seconds."""
+    """A call of `kill` for a flow run.
+
+    Attributes:
+        grace: seconds between SIGTERM and SIGKILL that were asked for.
+        at: when, in seconds since the fake API was made.
+        intent: why, as the flow was to be told; None if it was to be told nothing.
+    """
 
     grace: float
     at: float
@@ -90,7 +96,13 @@ class Kill:
 
 @attrs.frozen(kw_only=True)
 class CalledHooks:
-    """A call of `run_hooks`; `at` is in seconds since the fake API was made, `state_name` what the run was in."""
+    """A call of the hooks that a flow has for its cancellation or its crash.
+
+    Attributes:
+        call: what the worker asked for.
+        at: when, in seconds since the fake API was made.
+        state_name: of the state that the run was in; None if somebody had deleted it.
+    """
 
     call: HookCall
     at: float
@@ -128,7 +140,12 @@ class Execution:
 
 @attrs.frozen
 class FakeJob:
-    """What `FakeInfrastructure.prepare` makes."""
+    """What `FakeInfrastructure.prepare` makes.
+
+    Attributes:
+        assignment: what the worker asked for.
+        script: what the run will do.
+    """
 
     assignment: Assignment
     script: Script
@@ -151,15 +168,18 @@ class FakeInfrastructure:
         kill_grace: seconds between SIGTERM and SIGKILL when a run is cancelled.
 
     Attributes:
+        type: the type of the work pools whose runs it plays; that of Prefect's processes.
+        speaks_for_itself: see `Infrastructure`.
         script: as above; may be changed at any time, for the runs that are prepared after that.
         scripts: the scripts of single flow runs, by their id.
         executions: every flow run that was started, in order.
     """
 
     type: ClassVar[str] = "process"
+    speaks_for_itself: ClassVar[bool] = False
 
     def __init__(self, api: FakePrefectAPI, script: Script | None = None, *, kill_grace: float = 5.0) -> None:
-        self.script = script or Script()
+        self.script: Script = script or Script()
         self.scripts: dict[UUID, Script] = {}
         self.executions: list[Execution] = []
         self._api = api
@@ -172,7 +192,14 @@ class FakeInfrastructure:
         return DEFAULT_TEMPLATE
 
     def execution(self, flow_run_id: UUID) -> Execution:
-        """The only execution of a flow run; `LookupError` if there is none, or more than one."""
+        """The only execution of a flow run.
+
+        Args:
+            flow_run_id: of the run.
+
+        Raises:
+            LookupError: it was not started, or more than once.
+        """
         found = [each for each in self.executions if each.assignment.flow_run_id == flow_run_id]
         if len(found) != 1:
             raise LookupError(f"flow run {flow_run_id} was started {len(found)} times")
@@ -182,6 +209,10 @@ class FakeInfrastructure:
     def running(self) -> list[Execution]:
         """The flow runs that run now."""
         return [process.execution for process in self._running.values()]
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """See `Infrastructure.open`."""
+        return nullcontext()
 
     def prepare(self, assignment: Assignment) -> FakeJob:
         """See `Infrastructure.prepare`."""

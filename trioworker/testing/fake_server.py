@@ -107,11 +107,11 @@ class FakeServer:
         return current - self._origin
 
     def now(self) -> datetime:
-        """The time of the fake's clock."""
+        """The time of day by the fake's clock, in the time zone of its epoch."""
         return self.moment(self.seconds())
 
     def moment(self, seconds: float) -> datetime:
-        """What the fake's clock shows `seconds` after it was made."""
+        """What the fake's clock shows `seconds` after it was made, in the time zone of its epoch."""
         return self._epoch + timedelta(seconds=seconds)
 
     def add_work_pool(
@@ -123,7 +123,15 @@ class FakeServer:
         is_paused: bool = False,
         concurrency_limit: int | None = None,
     ) -> WorkPool:
-        """Create a work pool with its queue `default`."""
+        """Create a work pool with its queue `default`.
+
+        Args:
+            name: the pool's name; one that is there already is replaced.
+            pool_type: Prefect's type of the pool, such as `process`, or `trio` for functions.
+            base_job_template: Prefect's base job template; none by default, and then a worker brings its own.
+            is_paused: whether its runs stay in it for now.
+            concurrency_limit: how many of its runs may be active at once; None for any number.
+        """
         public = WorkPool(
             id=uuid4(),
             name=name,
@@ -147,6 +155,16 @@ class FakeServer:
         """Create a work queue; a lower `priority` number is served first, the default is the last place.
 
         A queue that has this priority already gives way, and so do those behind it.
+
+        Args:
+            pool_name: a work pool that exists.
+            name: the queue's name.
+            priority: 1 or more.
+            concurrency_limit: how many of its runs may be active at once; None for any number.
+            is_paused: whether its runs stay in it for now.
+
+        Raises:
+            LookupError: there is no such work pool.
         """
         queues = self._known_pool(pool_name).queues
         if priority is None:
@@ -187,6 +205,11 @@ class FakeServer:
                 The times are those of a Prefect server; see `trioworker.testing.schedules.occurrences`.
             concurrency_limit: how many of its runs may be active at once.
             cancel_new: cancel a run that is over the limit instead of putting it off.
+
+        Raises:
+            LookupError: there is no such work pool.
+            ValueError: a schedule that a Prefect server would refuse; mostly a `ScheduleError`.
+            ModuleNotFoundError: a package that reads such schedules is not installed; the message says which.
         """
         pool = self._known_pool(pool_name)
         queue = self._queue(pool, queue_name)
@@ -210,7 +233,13 @@ class FakeServer:
         return copy.deepcopy(public)
 
     def add_block(self, type_slug: str, name: str, data: Mapping[str, Any]) -> UUID:
-        """Create a block document, in place of one of the same type and name, and return its id."""
+        """Create a block document, in place of one of the same type and name, and return its id.
+
+        Args:
+            type_slug: Prefect's name of the block's type, such as `secret`.
+            name: the block's name.
+            data: what it holds.
+        """
         known = self._blocks.get((type_slug, name))
         block_id = uuid4() if known is None else known.id
         document = BlockDocument(data=copy.deepcopy(dict(data)))
@@ -218,7 +247,12 @@ class FakeServer:
         return block_id
 
     def add_variable(self, name: str, value: Any) -> None:
-        """Create a variable, in place of one of the same name; its value is what JSON can hold."""
+        """Create a variable, in place of one of the same name; its value is what JSON can hold.
+
+        Args:
+            name: the variable's name.
+            value: what flows and job templates find in it.
+        """
         self._variables[name] = copy.deepcopy(value)
 
     def schedule(
@@ -248,6 +282,9 @@ class FakeServer:
             retry_delay: seconds before each of these attempts.
             auto_scheduled: whether a schedule of the deployment has made it. Such a run goes when the deployment
                 is changed.
+
+        Raises:
+            LookupError: there is no such deployment.
         """
         deployment_id = deployment if isinstance(deployment, UUID) else deployment.id
         if deployment_id not in self._deployments:
@@ -283,6 +320,12 @@ class FakeServer:
         """Do what `prefect flow-run cancel` does.
 
         A run that no worker has started is `Cancelled` at once, any other is `Cancelling`.
+
+        Args:
+            flow_run_id: of the run.
+
+        Raises:
+            LookupError: there is no such flow run.
         """
         return self.set_state(flow_run_id, "Cancelling")
 
@@ -310,6 +353,10 @@ class FakeServer:
             retry_type: what becomes of the run's `empirical_policy.retry_type`, if the state is accepted:
                 `in_process` is what Prefect sets when a flow waits for its own retry.
             force: propose it past the server's rules.
+
+        Raises:
+            LookupError: there is no such flow run.
+            ValueError: a name that is not one of Prefect's, without a type.
         """
         if state_type is None:
             if name not in _TYPES_BY_NAME:
@@ -329,7 +376,13 @@ class FakeServer:
     def expire_lease(self, lease_id: UUID) -> None:
         """Let a lease run out, as the server does with one that is not renewed in time; its slot is free again.
 
-        By itself none runs out. The id is in the details of the state of the run that has the slot.
+        By itself none runs out.
+
+        Args:
+            lease_id: it is in the details of the state of the run that has the slot.
+
+        Raises:
+            LookupError: there is no such lease, or not any more.
         """
         if lease_id not in self._leases:
             raise LookupError(
@@ -338,37 +391,94 @@ class FakeServer:
         self._release(self._leases.pop(lease_id))
 
     def pause_schedule(self, deployment_id: UUID, schedule_id: UUID, *, paused: bool = True) -> None:
-        """Pause a schedule of a deployment, or resume it, as a person does in the UI."""
+        """Pause a schedule of a deployment, or resume it, as a person does in the UI.
+
+        Args:
+            deployment_id: of the deployment.
+            schedule_id: of the schedule; it is in `deployment(deployment_id).schedules`.
+            paused: False to resume it.
+
+        Raises:
+            LookupError: there is no such deployment.
+            ValueError: the deployment has no such schedule.
+        """
         [schedule] = [
             schedule for schedule in self.deployment(deployment_id).schedules if schedule.id == schedule_id
         ]
         self._replace_schedule(deployment_id, attrs.evolve(schedule, active=not paused))
 
     def pause_deployment(self, deployment_id: UUID, *, paused: bool = True) -> None:
-        """Pause a deployment, or resume it: the schedules of a paused one create no runs."""
+        """Pause a deployment, or resume it: the schedules of a paused one create no runs.
+
+        Args:
+            deployment_id: of the deployment.
+            paused: False to resume it.
+
+        Raises:
+            LookupError: there is no such deployment.
+        """
         record = self._deployments[self.deployment(deployment_id).id]
         record.public = attrs.evolve(record.public, paused=paused)
         self._forget_runs_of_schedules(deployment_id, after=self.now())
 
     def pause_work_pool(self, name: str, *, paused: bool = True) -> None:
-        """Pause a work pool, or resume it: the runs of a paused one stay in it."""
+        """Pause a work pool, or resume it: the runs of a paused one stay in it.
+
+        Args:
+            name: of the pool.
+            paused: False to resume it.
+
+        Raises:
+            LookupError: there is no such work pool.
+        """
         pool = self._known_pool(name)
         pool.public = attrs.evolve(pool.public, is_paused=paused)
 
     def pause_work_queue(self, pool_name: str, name: str, *, paused: bool = True) -> None:
-        """Pause a work queue, or resume it."""
+        """Pause a work queue, or resume it.
+
+        Args:
+            pool_name: of its pool.
+            name: of the queue.
+            paused: False to resume it.
+
+        Raises:
+            LookupError: there is no such work pool or queue.
+        """
         self._known_pool(pool_name).queues[name].is_paused = paused
 
     def delete_work_pool(self, name: str) -> None:
-        """Delete a work pool; its runs stay, but no worker gets them any more."""
+        """Delete a work pool; its runs stay, but no worker gets them any more.
+
+        Args:
+            name: of the pool.
+
+        Raises:
+            LookupError: there is no such work pool.
+        """
         del self._pools[self._known_pool(name).public.name]
 
     def delete_work_queue(self, pool_name: str, name: str) -> None:
-        """Delete a work queue; its runs stay, but no worker gets them any more."""
+        """Delete a work queue; its runs stay, but no worker gets them any more.
+
+        Args:
+            pool_name: of its pool.
+            name: of the queue.
+
+        Raises:
+            LookupError: there is no such work pool or queue.
+        """
         del self._known_pool(pool_name).queues[name]
 
     def delete_deployment(self, deployment_id: UUID) -> None:
-        """Delete a deployment and those of its runs that are scheduled."""
+        """Delete a deployment and those of its runs that are scheduled.
+
+        Args:
+            deployment_id: of the deployment.
+
+        Raises:
+            LookupError: there is no such deployment.
+        """
         self._create_scheduled_runs(self.now())
         self._scheduler.forget(deployment_id)
         del self._deployments[deployment_id]
@@ -377,7 +487,14 @@ class FakeServer:
                 self.delete_flow_run(run.public.id)
 
     def delete_flow_run(self, flow_run_id: UUID) -> None:
-        """Delete a flow run, whatever its state."""
+        """Delete a flow run, whatever its state.
+
+        Args:
+            flow_run_id: of the run.
+
+        Raises:
+            LookupError: there is no such flow run.
+        """
         del self._runs[self._known_run(flow_run_id).public.id]
 
     @property
@@ -386,7 +503,14 @@ class FakeServer:
         return [copy.deepcopy(deployment.public) for deployment in self._deployments.values()]
 
     def deployment(self, deployment_id: UUID) -> Deployment:
-        """A deployment as it is now."""
+        """A deployment as it is now.
+
+        Args:
+            deployment_id: of the deployment.
+
+        Raises:
+            LookupError: there is no such deployment.
+        """
         if deployment_id not in self._deployments:
             raise LookupError(f"there is no deployment {deployment_id}; make one with add_deployment")
         return copy.deepcopy(self._deployments[deployment_id].public)
@@ -398,23 +522,59 @@ class FakeServer:
         return [self._public(run) for run in self._runs.values()]
 
     def flow_run(self, flow_run_id: UUID) -> FlowRun:
-        """A flow run as it is now."""
+        """A flow run as it is now.
+
+        Args:
+            flow_run_id: of the run.
+
+        Raises:
+            LookupError: there is no such flow run.
+        """
         return self._public(self._known_run(flow_run_id))
 
     def work_pool(self, name: str) -> WorkPool:
-        """A work pool as it is now."""
+        """A work pool as it is now.
+
+        Args:
+            name: of the pool.
+
+        Raises:
+            LookupError: there is no such work pool.
+        """
         return copy.deepcopy(self._known_pool(name).public)
 
     def labels(self, flow_run_id: UUID) -> dict[str, str]:
-        """The labels of a run; the server itself adds two that name its flow and its deployment."""
+        """The labels of a run; the server itself adds two that name its flow and its deployment.
+
+        Args:
+            flow_run_id: of the run.
+
+        Raises:
+            LookupError: there is no such flow run.
+        """
         return dict(self._known_run(flow_run_id).labels)
 
     def history(self, flow_run_id: UUID) -> list[tuple[str, float]]:
-        """The names of a run's states, each with its time in seconds since the fake was made."""
+        """The names of a run's states, each with its time in seconds since the fake was made.
+
+        Args:
+            flow_run_id: of the run.
+
+        Raises:
+            LookupError: there is no such flow run.
+        """
         return list(self._known_run(flow_run_id).history)
 
     async def wait_for_state(self, flow_run_id: UUID, *names: str) -> FlowRun:
-        """Return as soon as a run's state has one of these names, at once if it has now."""
+        """Return as soon as a run's state has one of these names, at once if it has now.
+
+        Args:
+            flow_run_id: of the run.
+            names: such as `Running` or `Completed`.
+
+        Raises:
+            LookupError: there is no such flow run.
+        """
         while True:
             run = self.flow_run(flow_run_id)
             if run.state is not None and run.state.label in names:

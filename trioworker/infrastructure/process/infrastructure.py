@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -79,6 +85,7 @@ class ProcessInfrastructure:
     """
 
     type: ClassVar[str] = "process"
+    speaks_for_itself: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, kill_grace: float) -> None:
         self._settings = settings
@@ -93,6 +100,10 @@ class ProcessInfrastructure:
     def default_base_job_template(self) -> Mapping[str, Any]:
         """The template of Prefect's own process worker."""
         return DEFAULT_BASE_JOB_TEMPLATE
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """See `Infrastructure.open`; processes share nothing."""
+        return nullcontext()
 
     def prepare(self, assignment: Assignment) -> ProcessJob:
         """See `Infrastructure.prepare`."""

@@ -1,0 +1,222 @@
+"""Flow runs as calls of functions that the program has handed over: no process, no import of Prefect."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import attrs
+import trio
+
+from trioworker.api.errors import APIError
+from trioworker.api.models import FlowRun
+from trioworker.errors import ConfigurationError
+from trioworker.flows.declaration import FlowDeclarations, TrioFlow
+from trioworker.flows.pool import TRIO_BASE_JOB_TEMPLATE, TRIO_TYPE
+from trioworker.infrastructure.protocol import (
+    Assignment,
+    Gone,
+    HookCall,
+    InfrastructureError,
+    Intent,
+    Outcome,
+    Running,
+)
+from trioworker.infrastructure.trio_flows.engine import FlowEngine
+from trioworker.infrastructure.trio_flows.run_logs import sending_run_logs
+from trioworker.infrastructure.trio_flows.services import Room, Services
+
+_logger = logging.getLogger("trioworker.flow_runs")
+
+
+@attrs.frozen(eq=False)
+class FlowJob:
+    """A flow run and the function that it is a run of."""
+
+    flow: TrioFlow
+    flow_run: FlowRun
+    engine: FlowEngine | None = None
+
+
+@attrs.define(eq=False)
+class _Running:
+    """A run in hand."""
+
+    engine: FlowEngine
+    ended: trio.Event = attrs.field(factory=trio.Event)
+
+
+class TrioInfrastructure:
+    """Calls functions.
+
+    An async function runs as a task and is cancelled as any task is: its clean-up code is executed, and what of that
+    awaits something has to be shielded. Any other function runs in a thread, which cannot be ended.
+
+    Args:
+        flows: the functions.
+        services: what their runs need of the worker.
+        kill_grace: seconds that a call has to end when it is cut off.
+
+    Raises:
+        ConfigurationError: there are no functions, or one has a signature that cannot be served.
+    """
+
+    type: ClassVar[str] = TRIO_TYPE
+    speaks_for_itself: ClassVar[bool] = True
+
+    def __init__(self, flows: FlowDeclarations, services: Services, kill_grace: float) -> None:
+        flows.check()
+        self._flows = flows
+        self._services = services
+        self._kill_grace = kill_grace
+        self._room: Room | None = None
+        self._running: dict[str, _Running] = {}
+        self._graces: set[trio.CancelScope] = set()
+
+    @property
+    def default_base_job_template(self) -> Mapping[str, Any]:
+        """A template without variables: there is nothing to choose."""
+        return TRIO_BASE_JOB_TEMPLATE
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """See `Infrastructure.open`: here is where the functions are called."""
+        with sending_run_logs(self._services.now) as log_handler:
+            async with trio.open_nursery() as calls:
+                self._room = Room(
+                    nursery=calls, threads=trio.CapacityLimiter(math.inf), log_handler=log_handler
+                )
+                try:
+                    yield
+                finally:
+                    _warn_of_overdue(len(calls.child_tasks))
+
+    def prepare(self, assignment: Assignment) -> FlowJob:
+        """See `Infrastructure.prepare`."""
+        flow = self._flows.get(assignment.flow_name)
+        if flow is None:
+            served = ", ".join(repr(each.name) for each in self._flows)
+            raise InfrastructureError(
+                f"this worker has no function for flow {assignment.flow_name!r}, only for {served}: delete its"
+                " deployment, or serve it on a work pool of its own"
+            )
+        try:
+            _ = flow.parameters
+        except ConfigurationError as error:
+            raise InfrastructureError(str(error)) from error
+        return FlowJob(flow, assignment.flow_run)
+
+    @asynccontextmanager
+    async def open_workspace(self, job: FlowJob) -> AsyncIterator[FlowJob]:
+        """See `Infrastructure.open_workspace`: lasts until no code of the function is being executed any more."""
+        assert self._room is not None  # noqa: S101 - `open` comes first
+        engine = FlowEngine(
+            job.flow,
+            job.flow_run,
+            place=_place(job.flow_run),
+            services=self._services,
+            room=self._room,
+            grace=self._kill_grace,
+        )
+        yield attrs.evolve(job, engine=engine)
+        # Not in a `finally`: whoever is in a hurry does not wait.
+        await engine.wait_for_call()
+
+    async def run(
+        self, job: FlowJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> Outcome:
+        """See `Infrastructure.run`."""
+        assert job.engine is not None  # noqa: S101 - `open_workspace` comes first
+        place = _place(job.flow_run)
+        self._running[place] = running = _Running(job.engine)
+        try:
+            task_status.started(place)
+            return await job.engine.run()
+        except BaseException as error:  # noqa: ASYNC103 - see below
+            outcome = await self._cut_off(job.engine, error)  # noqa: ASYNC102, ASYNC120 - shielded and bounded
+            if outcome is None:
+                raise
+            # Whoever cancels gets a checkpoint soon enough; how the run ended is to be known all the same.
+            return outcome  # noqa: ASYNC104
+        finally:
+            del self._running[place]
+            running.ended.set()
+
+    async def _cut_off(self, engine: FlowEngine, error: BaseException) -> Outcome | None:
+        """End a run's call within the time that it has for that; how the run ended, if that is certain."""
+        engine.cancel_call()
+        with trio.move_on_after(self._kill_grace, shield=True) as grace:
+            self._graces.add(grace)
+            try:
+                await engine.wait_for_call()
+                if _is_cancellation(error):
+                    return await engine.finish()
+            except APIError as refusal:
+                _logger.debug("The end of a flow run is left to the worker: %s", refusal)
+            finally:
+                self._graces.discard(grace)
+        return None
+
+    async def run_hooks(self, job: FlowJob, call: HookCall) -> None:  # noqa: ARG002 - see the protocol
+        """See `Infrastructure.run_hooks`; functions have none."""
+        await trio.lowlevel.checkpoint()
+
+    async def kill(
+        self,
+        identifier: str,
+        grace: float,
+        *,
+        intent: Intent | None = None,  # noqa: ARG002 - there is only one way to end a call
+    ) -> None:
+        """See `Infrastructure.kill`: cancels the call, which then has `grace` seconds for its clean-up."""
+        running = self._running.get(identifier)
+        if running is None:
+            await trio.lowlevel.checkpoint()
+            return
+        running.engine.cancel(grace)
+        if running.engine.interruptible:
+            await running.ended.wait()
+            return
+        with trio.move_on_after(grace):
+            await running.ended.wait()
+            return
+        raise InfrastructureError(
+            "its function runs in a thread, which nothing can cancel; the run ends when the function returns"
+        )
+
+    def kill_now(self) -> None:
+        """See `Infrastructure.kill_now`: a call cannot be killed, but nobody waits for its clean-up any more."""
+        self._kill_grace = 0
+        for running in self._running.values():
+            running.engine.cancel_call()
+        for grace in self._graces:
+            grace.cancel()
+
+    async def find(self, identifier: str) -> Running | Gone:
+        """See `Infrastructure.find`: no call outlives its program."""
+        await trio.lowlevel.checkpoint()
+        return Running() if identifier in self._running else Gone()
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
+
+
+def _warn_of_overdue(count: int) -> None:
+    if count:
+        _logger.warning(
+            "%d function%s still going on, though the end of the run was reported; the worker cannot end before",
+            count,
+            " is" if count == 1 else "s are",
+        )
+
+
+def _place(flow_run: FlowRun) -> str:
+    """How a call is known: by the process that it is in, and its run."""
+    return f"{os.getpid()}:{flow_run.id}"
