@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # 114 (wants each startable function listed by name), 124 (wants functions without await to be synchronous, which
 # fixtures and protocols cannot always be) and 127 (wants another HTTP library).
 NO_ASYNC_RULES := ASYNC114,ASYNC124,ASYNC127
+# That is the slowest check by far, and of one file at a time: only those that have changed are looked at again.
+ASYNC_FILES := $(shell grep -rlE '\b(async|await|trio)\b' --include='*.py' trioworker tests examples benchmarks)
+ASYNC_CHECKED := $(VENV)/.async-checked
 READY := $(VENV)/.ready
 # All of the package's names have complete types, or it shows which do not. (pyright finds the package by way of the
 # python in PATH, and lists the modules first.)
@@ -44,10 +47,14 @@ test-fast: $(READY)
 parity: $(READY)
 	$(BIN)/python tests/parity/run.py
 
-check: $(READY)
+$(ASYNC_CHECKED): $(READY) Makefile $(ASYNC_FILES)
+	$(BIN)/flake8 --select ASYNC1,ASYNC2,ASYNC3 --extend-ignore $(NO_ASYNC_RULES) \
+		$(if $(filter-out %.py,$?),$(ASYNC_FILES),$?)
+	@touch $@
+
+check: $(READY) $(ASYNC_CHECKED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/flake8 --select ASYNC1,ASYNC2,ASYNC3 --extend-ignore $(NO_ASYNC_RULES) trioworker tests examples benchmarks
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 	@echo "How much of the package has types that a checker need not infer:"

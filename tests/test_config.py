@@ -48,6 +48,7 @@ def test_name_is_unique_unless_given(tmp_path: Path) -> None:
         ({"pool": ""}, "name of the work pool is empty"),
         ({"name": ""}, "Worker name cannot contain"),
         ({"queues": ["high", ""]}, "name of a work queue is empty"),
+        ({"queues": "high"}, "must be a list of names, not the text 'high'"),
         ({"name": "a/b"}, "Worker name cannot contain"),
         ({"name": "a%b"}, "Worker name cannot contain"),
         ({"limit": 0}, "would let none start"),

@@ -119,6 +119,17 @@ async def test_change_is_made_and_schedules_stay_as_they_are(api: PrefectAPI, ch
     assert attrs.evolve(back, updated=None) == attrs.evolve(paused, updated=None)
 
 
+async def test_concurrency_limit_that_a_person_has_set_stays_unless_the_draft_has_one(
+    api: PrefectAPI,
+) -> None:
+    draft = await drafted(api)
+    first = await sync_deployment(api, draft)
+    await api.update_deployment(first.id, attrs.evolve(draft, concurrency_limit=4))
+    assert (await sync_deployment(api, draft)).concurrency_limit == 4
+    changed = await sync_deployment(api, attrs.evolve(draft, description="new"))
+    assert (changed.description, changed.concurrency_limit) == ("new", 4)
+
+
 async def test_schedules_become_those_that_are_given(api: PrefectAPI) -> None:
     hourly = DeploymentSchedule(schedule=INTERVAL, slug="hourly")
     draft = await drafted(api, schedules=[DeploymentSchedule(schedule=CRON), hourly])

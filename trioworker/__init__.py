@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trioworker.api.errors import APIError
+    from trioworker.api.errors import APIError, ObjectNotFoundError, RequestRefusedError
     from trioworker.api.models import StateType
     from trioworker.config import WorkerConfig
     from trioworker.embedding import open_worker
@@ -57,7 +57,9 @@ __all__ = [
     "HealthServerError",
     "Interval",
     "Notice",
+    "ObjectNotFoundError",
     "RRule",
+    "RequestRefusedError",
     "RunClaimed",
     "RunEnd",
     "RunFinished",
@@ -97,7 +99,9 @@ _HOMES = {
     "HealthServerError": "errors",
     "Interval": "flows.schedules",
     "Notice": "notices",
+    "ObjectNotFoundError": "api.errors",
     "RRule": "flows.schedules",
+    "RequestRefusedError": "api.errors",
     "RunClaimed": "observation",
     "RunEnd": "runs.active",
     "RunFinished": "observation",

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 from uuid import uuid4
 
 import attrs
 
 from trioworker.api.transport import TransportConfig, is_unicode
 from trioworker.errors import ConfigurationError
+from trioworker.flows.declaration import FlowDeclarations
 from trioworker.flows.pool import TRIO_TYPE
 from trioworker.settings import Settings
-
-if TYPE_CHECKING:
-    # Workers that serve none do not pay for what is known of functions and their parameters.
-    from trioworker.flows.declaration import FlowDeclarations
 
 
 def _unique_name(config: WorkerConfig) -> str:
@@ -118,6 +115,8 @@ class WorkerConfig:
             raise ConfigurationError(
                 f"Functions are served by a worker of type {TRIO_TYPE!r}, not {self.worker_type!r}."
             )
+        if isinstance(self.queues, str):
+            raise ConfigurationError(f"queues must be a list of names, not the text {self.queues!r}.")
         if not all(self.queues):
             raise ConfigurationError("The name of a work queue is empty.")
         if self.limit is not None and self.limit < 1:

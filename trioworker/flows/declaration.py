@@ -7,13 +7,15 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from trioworker.errors import ConfigurationError
-from trioworker.flows.parameters import Parameters
 from trioworker.flows.schedules import Schedule
+
+if TYPE_CHECKING:
+    from trioworker.flows.parameters import Parameters
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -116,6 +118,9 @@ class TrioFlow:
         Raises:
             ConfigurationError: its signature cannot be served; the message says which parameter and why.
         """
+        # Here, since most workers serve no functions: what is known of their types takes a while to import.
+        from trioworker.flows.parameters import Parameters  # noqa: PLC0415
+
         return Parameters.of(self.function)
 
 
@@ -149,7 +154,7 @@ class FlowDeclarations:
         concurrency_limit: int | None = None,
         schedules: Sequence[Schedule] = (),
     ) -> Callable[[FunctionT], FunctionT]:
-        """Declare a function as a flow; the function itself stays as it is.
+        """Declare a function as a Prefect flow; the function itself stays as it is.
 
         Args:
             name: the flow's name; by default the function's, with dashes for underscores.
