@@ -27,6 +27,10 @@ class FlowMemory:
     def __init__(self) -> None:
         self._memories: dict[UUID, _Memory] = {}
 
+    def __len__(self) -> int:
+        """How many flows are remembered."""
+        return len(self._memories)
+
     async def get(self, flow_id: UUID, read: Callable[[], Awaitable[Flow]]) -> Flow:
         """The flow, which is read if it was not within a minute; whatever `read` raises leaves."""
         known = self._memories.get(flow_id)
