@@ -17,30 +17,13 @@ from trioworker.api.client import PrefectAPI
 from trioworker.api.condition import Condition
 from trioworker.api.models import Deployment, FlowRun
 from trioworker.testing import FakeInfrastructure, FakePrefectAPI, Script
+from trioworker.testing.fake_prefect import Relay
 
 POOL = "pool"
 URL = "http://fake/api"
 
 # With this, delays are what they are without jitter.
 NO_JITTER = 0.5
-
-
-class Relay(Condition):
-    """What the fake API says of its condition, passed on to every worker that uses it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.listeners: list[Condition] = []
-
-    def answered(self) -> None:
-        super().answered()
-        for listener in self.listeners:
-            listener.answered()
-
-    def failed(self, reason: str, *, retry_after: float | None = None, refused: bool = False) -> None:
-        super().failed(reason, retry_after=retry_after, refused=refused)
-        for listener in self.listeners:
-            listener.failed(reason, retry_after=retry_after, refused=refused)
 
 
 def settings(values: Mapping[str, str], directory: Path) -> Settings:

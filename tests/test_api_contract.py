@@ -1381,6 +1381,45 @@ async def test_lease_is_renewed_for_a_minute_to_a_day(world: World, seconds: flo
     assert caught.value.status_code == 422
 
 
+async def test_run_that_is_left_for_later_gives_its_slot_to_another_one(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=1)
+    run_id = await world.other.schedule(deployment_id, retries=1)
+    next_id = await world.other.schedule(deployment_id)
+    lease_id = lease_of(await world.propose(run_id, "Pending"))
+    assert lease_id is not None
+    await world.propose(run_id, "Running")
+    assert told(await world.propose(run_id, "Failed")) == ("REJECT", "AwaitingRetry", "Retrying")
+    run = await world.api.read_flow_run(run_id)
+    policy = attrs.evolve(run.empirical_policy, retry_type="reschedule")
+    await world.api.update_flow_run_policy(run_id, policy)
+    assert told(await world.propose(next_id, "Pending"))[0] == "REJECT"
+
+    await world.api.release_concurrency_lease(lease_id)
+    with pytest.raises(ObjectNotFoundError) as caught:
+        await world.api.renew_concurrency_lease(lease_id, 60)
+    assert caught.value.status_code == 410
+    assert told(await world.propose(next_id, "Pending"))[0] == "ACCEPT"
+    assert told(await world.propose(run_id, "Pending"))[1] == "AwaitingConcurrencySlot"
+    await world.propose(next_id, "Running")
+    assert told(await world.propose(next_id, "Completed"))[0] == "ACCEPT"
+
+    again = await world.propose(run_id, "Pending")
+    assert told(again)[0] == "ACCEPT"
+    assert lease_of(again) not in {None, lease_id}
+
+
+async def test_slot_is_given_back_but_once(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=1)
+    first, second, third = [await world.other.schedule(deployment_id) for _ in range(3)]
+    lease_id = lease_of(await world.propose(first, "Pending"))
+    assert lease_id is not None
+    await world.api.release_concurrency_lease(lease_id)
+    assert told(await world.propose(second, "Pending"))[0] == "ACCEPT"
+    await world.api.release_concurrency_lease(lease_id)
+    await world.api.release_concurrency_lease(MISSING)
+    assert told(await world.propose(third, "Pending"))[1] == "AwaitingConcurrencySlot"
+
+
 async def test_flow_is_read(world: World) -> None:
     deployment = await world.api.read_deployment(await world.other.add_deployment(world.pool))
     flow = await world.api.read_flow(deployment.flow_id)
@@ -2127,7 +2166,7 @@ def test_every_operation_is_asked_of_both_servers() -> None:
 
 
 # How many a worker makes use of; all that it may ask of a server.
-OPERATIONS = 32
+OPERATIONS = 33
 
 
 def _asked_of_both(source: str) -> set[str]:

@@ -495,6 +495,12 @@ CASES: dict[str, Case] = {
         path=f"v2/concurrency_limits/leases/{OTHER}/renew",
         body={"lease_duration": 300},
     ),
+    "release_concurrency_lease": Case(
+        call=lambda client: client.release_concurrency_lease(OTHER),
+        method="POST",
+        path="v2/concurrency_limits/decrement-with-lease",
+        body={"lease_id": str(OTHER)},
+    ),
     "read_deployment_by_name": Case(
         call=lambda client: client.read_deployment_by_name("my flow", "a?"),
         method="GET",

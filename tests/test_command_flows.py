@@ -77,6 +77,18 @@ async def insist() -> None:
 """
 
 
+# One holds up the event loop beyond the bound of a worker that was told to drain for two seconds.
+BLOCKING = SHOP.replace(
+    """    with trio.CancelScope(shield=True):
+        await trio.sleep(3600)
+""",
+    """    while not Path("go").exists():
+        await trio.sleep(0.05)
+    time.sleep(7)
+    await trio.sleep(3600)
+""",
+)
+
 # Notes what comes to its handler, as programs do that write a log of their own.
 NOTING = """
 class Note(logging.Handler):
@@ -214,6 +226,16 @@ class TestDeploy:
         assert ended.exit_code == 1
         assert ended.errors[0].startswith("Error: PREFECT_API_URL is not set")
 
+    async def test_patience_is_that_of_the_setting(
+        self, autojump_clock: Clock, user: User, project: Project, world: World
+    ) -> None:
+        project.has("shop.py", SHOP)
+        user.sets(TRIOWORKER_GIVE_UP_AFTER="7")
+        world.api.latency = 100
+        ended = await user.calls("deploy", "shop:app", "-p", POOL, surroundings=world.surroundings)
+        assert ended.exit_code == 1
+        assert ended.errors[-1].startswith("Error: It could not be deployed within 7 s")
+
     async def test_api_that_does_not_answer_is_told_twice_in_one_line_each(
         self, user: User, project: Project
     ) -> None:
@@ -287,7 +309,7 @@ class TestServe:
         assert ended.lines == ["Worker 'me' started!", "Worker 'me' stopped!"]
         assert world.states(run)[-1] == "Completed"
         assert [line.partition(" | ")[2] for line in ended.errors if "shop" in line] == [
-            "INFO    | shop - Hello, world."
+            "INFO    | shop - Flow run 'run-1': Hello, world."
         ]
         assert "Hello, world." in world.log(run)
 
@@ -298,7 +320,7 @@ class TestServe:
         user.sets(PREFECT_LOGGING_LEVEL="DEBUG")
         run = world.api.schedule(functions)
         ended = await user.calls(*SERVE, "--run-once", surroundings=world.surroundings)
-        assert any(line.endswith("DEBUG   | shop - Not for everybody.") for line in ended.errors)
+        assert any(line.endswith("Not for everybody.") for line in ended.errors)
         assert "Not for everybody." in world.log(run)
 
     async def test_lines_in_json_name_the_run_and_the_worker(
@@ -479,9 +501,9 @@ class TestProcess:
         worker = await shop.worker()
         await prefect.reached(run, "Completed", worker)
         assert await worker.stop() == 0
-        assert [line.partition(" | ")[2] for line in worker.lines_with("shop")] == [
-            "INFO    | shop - Hello, you."
-        ]
+        (shown,) = worker.lines_with("shop")
+        assert shown.partition(" | ")[2].startswith("INFO    | shop - Flow run '")
+        assert shown.endswith("': Hello, you.")
         lines = await prefect.logged(run, "Hello, you.")
         (line,) = [line for line in lines if line["name"] == "shop"]
         assert (line["message"], line["level"]) == ("Hello, you.", 20)
@@ -516,7 +538,7 @@ class TestProcess:
         )
         assert await deployed.exit_code() == 0
         worker = await shop.worker()
-        await worker.line_with("| shop - Hello, you.")
+        await worker.line_with("Hello, you.")
         assert await worker.stop() == 0
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -578,6 +600,17 @@ class TestProcess:
         assert worker.lines_with(LEAVING)
         await prefect.reached(run, "Crashed")
 
+    async def test_run_that_held_up_the_event_loop_is_reported(self, shop: Shop, prefect: Prefect) -> None:
+        (shop.directory / "shop.py").write_text(BLOCKING)
+        options = ("--drain-timeout", "2", "--kill-grace", "0.5")
+        worker, run = await shop.worker_with_run("insist", *options)
+        worker.send(signal.SIGTERM)
+        await worker.line_with("Received SIGTERM: taking no more flow runs")
+        shop.go()
+        assert await worker.exit_code() == 1
+        assert await prefect.state_name(run) == "Crashed"
+        assert LEAVING not in worker.output
+
     async def test_thread_does_not_hold_up_a_worker_that_gives_up(self, shop: Shop, prefect: Prefect) -> None:
         port = command.free_port()
         async with trio.open_nursery() as connection:
@@ -598,7 +631,7 @@ class TestProcess:
                 api=f"http://127.0.0.1:{port}/api",
                 TRIOWORKER_GIVE_UP_AFTER="0.5",
             )
-            await worker.line_with("| shop - Good night.")
+            await worker.line_with("Good night.")
             connection.cancel_scope.cancel()
         assert await worker.exit_code() == 1
         assert worker.lines_with("Lost the Prefect API")
@@ -615,7 +648,7 @@ class TestProcess:
             server = Prefect(client, url, tmp_path)
             deployment = await server.call("GET", f"deployments/name/sleep/{POOL}")
             await server.run(deployment["id"])
-            await worker.line_with("| shop - Good night.")
+            await worker.line_with("Good night.")
         for _ in range(3):
             worker.send(signal.SIGTERM)
             # Signals that are on their way together count as one.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import enum
+import json
+import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -52,6 +57,66 @@ async def test_run_for_later_waits_for_its_time(autojump_clock: Clock, stage: St
         run_id = await worker.create_flow_run(deployment.id, scheduled_time=due)
         await stage.ended(stage.world.api.flow_run(run_id))
     assert called == [100]
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@attrs.frozen
+class Crop:
+    left: int
+    made: datetime
+
+
+async def test_parameters_arrive_as_what_they_were(autojump_clock: Clock, stage: Stage) -> None:
+    called: list[tuple[object, ...]] = []
+
+    @stage.app.flow()
+    async def work(key: UUID, when: datetime, colour: Colour, crop: Crop, length: timedelta) -> None:
+        called.append((key, when, colour, crop, length))
+
+    when = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    given = {
+        "key": uuid4(),
+        "when": when,
+        "colour": Colour.RED,
+        "crop": Crop(3, when),
+        "length": timedelta(1),
+    }
+    async with stage.working() as worker:
+        run_id = await worker.create_flow_run(stage.deployment("work").id, parameters=given)
+        await stage.ended(stage.world.api.flow_run(run_id))
+    assert called == [tuple(given.values())]
+    json.dumps(stage.world.api.flow_run(run_id).parameters)
+
+
+@pytest.mark.parametrize("value", [object(), {"deep": [math.nan]}, b"\xff"])
+async def test_parameter_that_cannot_be_sent_is_named(
+    autojump_clock: Clock, stage: Stage, value: object
+) -> None:
+    @stage.app.flow()
+    async def work() -> None: ...
+
+    async with stage.working() as worker:
+        with pytest.raises(ValueError, match=r"The parameter 'second' of a flow run cannot be sent: "):
+            await worker.create_flow_run(
+                stage.deployment("work").id, parameters={"first": 1, "second": value}
+            )
+    assert stage.world.api.flow_runs == []
+
+
+async def test_scheduled_time_without_a_time_zone_is_refused(autojump_clock: Clock, stage: Stage) -> None:
+    @stage.app.flow()
+    async def work() -> None: ...
+
+    async with stage.working() as worker:
+        with pytest.raises(ValueError, match=r"needs a time zone: 2026-01-01 12:00:00\."):
+            await worker.create_flow_run(
+                stage.deployment("work").id,
+                scheduled_time=datetime(2026, 1, 1, 12),  # noqa: DTZ001 - what is refused
+            )
+    assert stage.world.api.flow_runs == []
 
 
 async def test_run_can_be_created_while_the_worker_drains(autojump_clock: Clock, stage: Stage) -> None:

@@ -233,6 +233,7 @@ async def test_every_method_is_a_checkpoint() -> None:
         lambda: fake.update_flow_run_labels(run.id, {}),
         lambda: fake.update_flow_run_policy(run.id, FlowRunPolicy(retries=1)),
         lambda: fake.renew_concurrency_lease(lease_id, 60),
+        lambda: fake.release_concurrency_lease(lease_id),
         lambda: fake.create_flow("a flow"),
         lambda: fake.create_deployment(draft),
         lambda: fake.update_deployment(limited.id, draft),

@@ -31,6 +31,24 @@ def test_function_stays_as_it_is(app: TrioFlows) -> None:
     assert app.flow(name="resize")(resize) is resize
 
 
+def test_function_can_be_declared_without_parentheses(app: TrioFlows) -> None:
+    @app.flow
+    def _make_smaller(path: str) -> str:
+        """Make a picture smaller."""
+        return path
+
+    [flow] = app
+    assert flow.function is _make_smaller
+    assert (flow.name, flow.description) == ("make-smaller", "Make a picture smaller.")
+    assert _make_smaller("cat.jpg") == "cat.jpg"
+
+
+def test_name_in_place_of_a_function_is_refused(app: TrioFlows) -> None:
+    flow: Any = app.flow
+    with pytest.raises(ConfigurationError, match=r"'resize' .* @app\.flow\(name=\.\.\.\)"):
+        flow("resize")
+
+
 def test_flow_is_what_was_said_of_it(app: TrioFlows) -> None:
     app.flow(
         name="resize",

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 from flow_support import Stage
-from support import World
+from support import World, settle
 
 from trioworker.api.errors import APIUnavailableError
 from trioworker.api.models import Flow
@@ -22,7 +22,7 @@ class Library:
     """Reads flows, and counts how often."""
 
     def __init__(self) -> None:
-        self.reads = 0
+        self.reads: int = 0
 
     async def read(self) -> Flow:
         await trio.lowlevel.checkpoint()
@@ -57,6 +57,76 @@ async def test_failure_is_not_remembered() -> None:
     with pytest.raises(APIUnavailableError):
         await memory.get(flow_id, fail)
     assert (await memory.get(flow_id, library.read)).name == "read 1"
+
+
+class SlowLibrary(Library):
+    """Takes ten seconds for a read, and fails for as long as it is told to."""
+
+    failures: int = 0
+
+    async def read(self) -> Flow:
+        self.reads += 1
+        await trio.sleep(10)
+        if self.failures:
+            self.failures -= 1
+            raise APIUnavailableError("away")
+        return Flow(id=uuid4(), name="read")
+
+
+async def test_flow_that_many_want_at_once_is_read_once(autojump_clock: Clock) -> None:
+    memory, library, flow_id = FlowMemory(), SlowLibrary(), uuid4()
+    found: list[Flow] = []
+
+    async def want() -> None:
+        found.append(await memory.get(flow_id, library.read))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(want)
+    assert (library.reads, trio.current_time()) == (1, 10)
+    assert found == [found[0]] * 50
+
+
+async def test_read_that_is_cancelled_is_begun_again_by_one_of_those_who_wait(autojump_clock: Clock) -> None:
+    memory, library, flow_id = FlowMemory(), SlowLibrary(), uuid4()
+    with trio.fail_after(100):
+        async with trio.open_nursery() as waiting, trio.open_nursery() as first:
+            first.start_soon(memory.get, flow_id, library.read)
+            await settle()
+            for _ in range(49):
+                waiting.start_soon(memory.get, flow_id, library.read)
+            await trio.sleep(5)
+            first.cancel_scope.cancel()
+    assert (library.reads, trio.current_time()) == (2, 15)
+
+
+async def test_who_waits_can_be_cancelled_alone(autojump_clock: Clock) -> None:
+    memory, library, flow_id = FlowMemory(), SlowLibrary(), uuid4()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(memory.get, flow_id, library.read)
+        await settle()
+        with trio.move_on_after(5) as waiting:
+            await memory.get(flow_id, library.read)
+    assert waiting.cancelled_caught
+    assert (library.reads, trio.current_time()) == (1, 10)
+
+
+async def test_read_that_fails_is_of_him_who_read_and_holds_up_others_once(autojump_clock: Clock) -> None:
+    memory, library, flow_id = FlowMemory(), SlowLibrary(), uuid4()
+    library.failures = 3
+    failed: list[float] = []
+
+    async def want() -> None:
+        try:
+            await memory.get(flow_id, library.read)
+        except APIUnavailableError:
+            failed.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(want)
+    assert failed == [10, 20, 20]
+    assert trio.current_time() == 20
 
 
 async def test_any_number_of_flows_takes_bounded_room() -> None:

@@ -73,6 +73,41 @@ class TestPatience:
         await trio.sleep(100)
         assert leaving.at == []
 
+    async def test_who_held_up_the_event_loop_gets_his_time_once_more(self, mock_clock: Clock) -> None:
+        mock_clock.autojump_threshold = 0
+        leaving = Exit(FakePrefectAPI())
+        resort = LastResort(lambda _: None, leaving)
+        async with resort.ready():
+            resort.expect_end(10)
+            await trio.sleep(1)
+            mock_clock.jump(20)
+            await trio.sleep(100)
+        assert leaving.at == [21 + 10.5]
+
+    async def test_what_is_asked_for_after_a_block_counts(self, mock_clock: Clock) -> None:
+        mock_clock.autojump_threshold = 0
+        leaving = Exit(FakePrefectAPI())
+        resort = LastResort(lambda _: None, leaving)
+        async with resort.ready():
+            resort.expect_end(10)
+            await trio.sleep(1)
+            mock_clock.jump(20)
+            await settle()
+            resort.expect_end(2)
+            await trio.sleep(100)
+        assert leaving.at == [21 + 2.5]
+
+    async def test_event_loop_that_is_held_up_again_and_again_is_left(self, mock_clock: Clock) -> None:
+        mock_clock.autojump_threshold = 0
+        leaving = Exit(FakePrefectAPI())
+        resort = LastResort(lambda _: None, leaving)
+        async with resort.ready():
+            resort.expect_end(10)
+            for _ in range(10):
+                await trio.sleep(1)
+                mock_clock.jump(20)
+        assert leaving.at == [42]
+
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> Stage:
@@ -111,6 +146,22 @@ class TestSignals:
         run = stage.schedule()
         assert await left_at(stage, 1) == [1 + 20 + 5 + 3 + 0.5]
         assert stage.states(run)[-1] == "Crashed"
+
+    async def test_run_that_held_up_the_event_loop_is_reported(
+        self, mock_clock: Clock, tmp_path: Path
+    ) -> None:
+        mock_clock.autojump_threshold = 0
+        stage = Stage(World(tmp_path))
+
+        @stage.app.flow()
+        async def work() -> None:
+            await trio.sleep(4)
+            mock_clock.jump(100)
+            await trio.sleep(100)
+
+        run = stage.schedule()
+        assert await left_at(stage, 1) == []
+        assert stage.history(run)[-1] == ("Crashed", 104)
 
     async def test_second_signal_leaves_grace_and_flush(self, autojump_clock: Clock, stage: Stage) -> None:
         stage.schedule()

@@ -70,7 +70,10 @@ class TestWithinARun:
         logging.getLogger("shop").debug("a")
         logging.getLogger("shop").info("b")
         logging.getLogger("shop.of.pictures").warning("c")
-        assert shown(terminal) == ["INFO    | shop - b", "WARNING | shop.of.pictures - c"]
+        assert shown(terminal) == [
+            "INFO    | shop - Flow run 'brave-bee': b",
+            "WARNING | shop.of.pictures - Flow run 'brave-bee': c",
+        ]
 
     @pytest.mark.parametrize(
         ("level", "lines"),
@@ -108,7 +111,7 @@ class TestWithinARun:
     ) -> None:
         configure(tmp_path, PREFECT_LOGGING_ROOT_LEVEL="CRITICAL")
         logging.getLogger("shop").info("a")
-        assert shown(terminal) == ["INFO    | shop - a"]
+        assert shown(terminal) == ["INFO    | shop - Flow run 'brave-bee': a"]
 
 
 class TestElsewhere:
@@ -147,7 +150,7 @@ async def test_lines_of_functions_and_their_tasks_are_shown_and_sent(
     await stage.finish(run)
     of_functions = [line for line in shown(terminal) if " shop - " in line]
     words = ["of the function", "of task 1", "of task 2"]
-    assert of_functions == [f"INFO    | shop - {each}" for each in words]
+    assert of_functions == [f"INFO    | shop - Flow run 'run-1': {each}" for each in words]
     assert [line.message for line in stage.lines(run)] == words
     # After the worker, nothing of it is left but what shows lines on the terminal.
     assert len(logging.getLogger().handlers) == 1

@@ -451,6 +451,34 @@ async def test_level_that_a_program_has_set_meanwhile_is_not_put_back(autojump_c
     assert root.level == logging.DEBUG
 
 
+@unconfigured
+async def test_level_that_a_program_has_set_is_kept_though_it_is_the_workers(autojump_clock: Clock) -> None:
+    root = logging.getLogger()
+    with sending_run_logs(_noon):
+        root.addHandler(logging.StreamHandler(io.StringIO()))
+        root.setLevel(logging.INFO)
+    assert root.level == logging.INFO
+
+
+@unconfigured
+async def test_level_is_put_back_in_a_program_that_configures_logging_without_the_root_logger(
+    autojump_clock: Clock,
+) -> None:
+    handler = {"class": "logging.NullHandler"}
+    loggers = {logger.name: {"handlers": ["mine"]}}
+    with sending_run_logs(_noon):
+        logging.config.dictConfig(
+            {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "handlers": {"mine": handler},
+                "loggers": loggers,
+            }
+        )
+        assert logging.getLogger().level == logging.INFO
+    assert logging.getLogger().level == logging.WARNING
+
+
 async def test_handler_is_gone_with_the_worker(autojump_clock: Clock, stage: Stage) -> None:
     before = list(logging.getLogger().handlers)
 

@@ -803,6 +803,96 @@ async def test_retry_does_not_hold_up_a_drain(autojump_clock: Clock, stage: Stag
     assert stage.history(run)[-2:] == [("Running", 100), ("Completed", 100)]
 
 
+@pytest.mark.parametrize("how", ["shutdown", "stop", "abandon"])
+async def test_retry_that_is_left_keeps_its_time(autojump_clock: Clock, stage: Stage, how: str) -> None:
+    count = Counter()
+
+    @stage.app.flow(retries=1, retry_delay=1000)
+    async def work() -> None:
+        if count() == 1:
+            raise ValueError
+
+    run = stage.schedule()
+    async with stage.working() as worker:
+        await sleep_until(stage.world, 50)
+        stage.world.api.latencies = {"read_flow_run": 0.1, "update_flow_run_policy": 0.1}
+        getattr(worker, how)()
+    stage.world.api.latencies = {}
+    assert stage.states(run) == ["Scheduled", "Pending", "Running", "AwaitingRetry"]
+    await stage.finish(run)
+    assert stage.history(run)[-2:] == [("Running", 1000), ("Completed", 1000)]
+    assert stage.world.api.flow_run(run.id).run_count == 2
+
+
+async def test_retry_that_is_left_gives_its_slot_back(autojump_clock: Clock, stage: Stage) -> None:
+    count = Counter()
+
+    @stage.app.flow(retries=1, retry_delay=100)
+    async def work() -> None:
+        if count() == 1:
+            raise ValueError
+
+    stage.deployment("work", concurrency_limit=1)
+    run = stage.schedule()
+    async with stage.working() as worker:
+        await sleep_until(stage.world, 50)
+        worker.shutdown()
+    other = stage.schedule()
+    await stage.finish(other, run)
+    # Neither had to wait for the slot that the first attempt had.
+    assert stage.history(other)[-1] == ("Completed", 50)
+    assert stage.history(run)[-2:] == [("Running", 100), ("Completed", 100)]
+
+
+@pytest.mark.parametrize("slow", [0.0, 2.0])
+async def test_run_that_another_worker_has_taken_over_is_left_to_it(
+    autojump_clock: Clock, stage: Stage, slow: float
+) -> None:
+    """Two workers in one process; the one that leaves a retry does not know that it was heard."""
+    calls: list[float] = []
+
+    @stage.app.flow(retries=1, retry_delay=10)
+    async def work() -> None:
+        calls.append(stage.world.now)
+        await trio.sleep(8)
+        if len(calls) == 1:
+            raise ValueError
+
+    run = stage.schedule()
+    first, second = stage.worker(name="first", drain_timeout=1000), stage.worker(name="second")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(first.run)
+        await nursery.start(second.run)
+        await sleep_until(stage.world, 17.5)
+        stage.world.api.lose_answer("update_flow_run_policy")
+        stage.world.api.latencies = {"set_infrastructure_pid": slow, "read_flow_run": 0.6}
+        first.shutdown()
+        await stage.ended(run)
+        second.shutdown()
+    assert len(calls) == 2
+    assert "Crashed" not in stage.states(run)
+    assert stage.states(run)[-2:] == ["Running", "Completed"]
+
+
+async def test_function_that_has_returned_is_completed_however_great_the_hurry(
+    autojump_clock: Clock, stage: Stage
+) -> None:
+    returned = trio.Event()
+
+    @stage.app.flow()
+    async def work() -> None:
+        await trio.sleep(1)
+        returned.set()
+
+    run = stage.schedule()
+    async with stage.working() as worker:
+        await stage.world.api.wait_for_state(run.id, "Running")
+        stage.world.api.latencies = {"set_flow_run_state": 0.2}
+        await returned.wait()
+        worker.abandon()
+    assert stage.states(run)[-1] == "Completed"
+
+
 async def test_run_that_somebody_has_ended_meanwhile_is_not_given_back(
     autojump_clock: Clock, stage: Stage
 ) -> None:

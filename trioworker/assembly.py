@@ -101,7 +101,7 @@ def refuse_mismatch(discovery: Discovery, config: WorkerConfig) -> None:
     """
     if config.flows is not None and discovery.pool_type is not None:
         refuse_other_type(config.pool, discovery.pool_type)
-    if config.flows is None and discovery.worker_type == TRIO_TYPE:
+    if config.flows is None and TRIO_TYPE in {discovery.worker_type, discovery.pool_type}:
         raise WorkerRefusedError(
             f"The flow runs of work pool {config.pool!r} are calls of functions, which have to be given: with"
             f" `trioworker start --pool {shlex.quote(config.pool)} --flows MODULE:ATTR` on the command line, with"

@@ -111,21 +111,12 @@ class WorkerConfig:
             raise ConfigurationError(f"{self.pool!r} cannot be a work pool: a name has none of / % & < >.")
         if not self.name or any(character in self.name for character in "/%"):
             raise ConfigurationError("Worker name cannot contain '/' or '%', nor be empty.")
-        if self.flows is not None and self.worker_type not in {None, TRIO_TYPE}:
-            raise ConfigurationError(
-                f"Functions are served by a worker of type {TRIO_TYPE!r}, not {self.worker_type!r}."
-            )
+        self._check_flows()
         if isinstance(self.queues, str):
             raise ConfigurationError(f"queues must be a list of names, not the text {self.queues!r}.")
         if not all(self.queues):
             raise ConfigurationError("The name of a work queue is empty.")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigurationError(f"A limit of {self.limit} runs would let none start: give 1 or more.")
-        for field in ("drain_timeout", "kill_grace", "flush_timeout", "prefetch_seconds"):
-            seconds = getattr(self, field)
-            # NaN compares false with everything.
-            if seconds is not None and not seconds >= 0:
-                raise ConfigurationError(f"{field} must be 0 seconds or more, not {seconds}.")
+        self._check_numbers()
         if self.base_job_template is not None and (problem := template_problem(self.base_job_template)):
             raise ConfigurationError(f"The base job template {problem}")
         if self.settings.api_url is None:
@@ -133,6 +124,29 @@ class WorkerConfig:
                 "PREFECT_API_URL is not set, so there is no Prefect to work for. Set it to the URL of a Prefect API"
                 " (such as http://127.0.0.1:4200/api), or try `trioworker start --local-server`."
             )
+
+    def _check_flows(self) -> None:
+        if self.flows is not None and not isinstance(self.flows, FlowDeclarations):
+            raise ConfigurationError(
+                f"flows must be a trioworker.TrioFlows, which functions are declared with, not {self.flows!r}."
+            )
+        if self.flows is not None and self.worker_type not in {None, TRIO_TYPE}:
+            raise ConfigurationError(
+                f"Functions are served by a worker of type {TRIO_TYPE!r}, not {self.worker_type!r}."
+            )
+
+    def _check_numbers(self) -> None:
+        if self.limit is not None and type(self.limit) is not int:
+            raise ConfigurationError(f"limit must be a whole number of runs, or None, not {self.limit!r}.")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigurationError(f"A limit of {self.limit} runs would let none start: give 1 or more.")
+        for field in ("drain_timeout", "kill_grace", "flush_timeout", "prefetch_seconds"):
+            seconds = getattr(self, field)
+            if seconds is None and field == "prefetch_seconds":
+                continue
+            # NaN compares false with everything.
+            if not isinstance(seconds, int | float) or not seconds >= 0:
+                raise ConfigurationError(f"{field} must be 0 seconds or more, not {seconds!r}.")
 
     def _require_unicode(self) -> None:
         """Refuse names that no API would take: what is no text where it was typed comes as lone surrogates."""

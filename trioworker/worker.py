@@ -27,6 +27,7 @@ from trioworker.assembly import assemble
 from trioworker.cancellation import CancellationWatch
 from trioworker.config import WorkerConfig
 from trioworker.errors import GaveUpError, sole_errors_bare
+from trioworker.flows.run_parameters import run_parameters
 from trioworker.health import PollingHealth, bind_health_socket, serve_health
 from trioworker.heartbeat import MissingPoolAlarm, keep_heartbeat
 from trioworker.infrastructure.protocol import Infrastructure
@@ -157,7 +158,8 @@ class Worker:
 
         Args:
             deployment_id: of any deployment; a worker of its work pool will run it, which need not be this one.
-            parameters: in place of the deployment's.
+            parameters: in place of the deployment's; what JSON has, or what else functions can take: dates and times,
+                UUIDs, paths, enumerations, attrs classes and dataclasses.
             name: of the run; by default Prefect's idea.
             scheduled_time: when it is to run, with its time zone; now if not given.
 
@@ -169,12 +171,21 @@ class Worker:
                 `trioworker.api.errors`.
             ObjectNotFoundError: there is no such deployment.
             APIError: the API does not answer, also after some attempts.
+            ValueError: JSON has no form for a parameter, or the scheduled time has no time zone.
             RuntimeError: the worker is not running.
         """
         if self._api is None or self._observation.stopped:
             raise RuntimeError("the worker is not running, so it has no connection to Prefect")
+        if scheduled_time is not None and scheduled_time.utcoffset() is None:
+            raise ValueError(
+                f"The scheduled time of a flow run needs a time zone: {scheduled_time}. Give it one, such as with"
+                " `.astimezone()` for the time of this machine."
+            )
         flow_run = await self._api.create_flow_run(
-            deployment_id, parameters=parameters, name=name, scheduled_time=scheduled_time
+            deployment_id,
+            parameters=run_parameters(parameters or {}),
+            name=name,
+            scheduled_time=scheduled_time,
         )
         self._poll_due()
         return flow_run.id

@@ -44,6 +44,16 @@ def tidy(*, days: float) -> int:
     return int(days)
 
 
+@app.flow
+async def crop(path: str, *, left: int = 0) -> bytes:
+    return path.encode()[left:]
+
+
+@app.flow
+def count() -> int:
+    return 1
+
+
 class Painter:
     async def paint(self, colour: str) -> None: ...
 
@@ -52,23 +62,28 @@ async def functions_stay_what_they_are() -> None:
     assert_type(await resize("cat.jpg", width=3), bytes)
     assert_type(tidy(days=3), int)
     assert_type(await trio.to_thread.run_sync(lambda: tidy(days=1)), int)
+    assert_type(await crop("cat.jpg", left=3), bytes)
+    assert_type(count(), int)
     paint = app.flow(name="paint")(Painter().paint)
     await paint(colour="red")
 
     await resize(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await resize("cat.jpg", height=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await paint()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await crop("cat.jpg", left="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await crop()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await tidy(days=3)  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def declarations_that_are_wrong() -> None:
-    app.flow(resize)  # type: ignore[call-arg,arg-type]  # pyright: ignore[reportCallIssue]
+    app.flow("resize")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    app.flow(resize, name="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     app.flow()(3)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
-    app.flow(retry="2")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    app.flow(retries="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    app.flow(timeout=timedelta(60))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    app.flow(retry="2")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    app.flow(retries="2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    app.flow(timeout=timedelta(60))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     app.flow(schedules=["0 3 * * *"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
-    app.flow(schedules=Cron("0 3 * * *"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    app.flow(schedules=Cron("0 3 * * *"))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 async def deployments(settings: trioworker.Settings) -> None:

@@ -66,6 +66,7 @@ async def test_of_a_program(prefect_api: FakePrefect) -> None:
     assert_type(deployed, trioworker.FlowDeployment)
     prefect_api.schedule(deployed)
     prefect_api.schedule(deployed.id, at=datetime.now(UTC))
+    prefect_api.schedule("flow")
     async with trioworker.open_worker(pool="pool", flows=app, **prefect_api.worker_options) as worker:
         assert_type(worker, trioworker.Worker)
 
@@ -94,7 +95,7 @@ async def test_of_trouble(prefect_api: FakePrefect) -> None:
 def used_wrongly(prefect_api: FakePrefect, run: UUID) -> None:
     prefect_api.add_work_pool()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     prefect_api.add_deployment("flow")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    prefect_api.schedule("flow/pool")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    prefect_api.schedule(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     prefect_api.script(run, seconds=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     prefect_api.wait_for(run, 3)  # type: ignore[arg-type,unused-coroutine]  # pyright: ignore[reportArgumentType, reportUnusedCoroutine]
     prefect_api.fail("read_flow", "no answer")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -188,6 +188,14 @@ class PrefectAPI(Protocol):
         """
         ...
 
+    async def release_concurrency_lease(self, lease_id: UUID) -> None:
+        """Give back the slot of a deployment's concurrency limit that is held by this lease, before it runs out.
+
+        The server does so itself when a run ends, but lets one in `AwaitingRetry` keep its slot, as it may be tried
+        again in its own process. It is no error that the lease has run out or was given back: nothing changes then.
+        """
+        ...
+
     async def create_flow_run(
         self,
         deployment_id: UUID,
@@ -468,6 +476,10 @@ class PrefectClient:
             if error.status_code != _GONE:
                 raise
             raise ObjectNotFoundError(error.request, error.status_code, error.detail) from error
+
+    async def release_concurrency_lease(self, lease_id: UUID) -> None:
+        """See `PrefectAPI.release_concurrency_lease`."""
+        await self._send("POST", "v2/concurrency_limits/decrement-with-lease", {"lease_id": str(lease_id)})
 
     async def create_flow_run(
         self,

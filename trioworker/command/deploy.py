@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncclick as click
+import trio
 
 from trioworker.command.output import CommandOutput
 from trioworker.command.usage import Command
-from trioworker.errors import ConfigurationError
+from trioworker.errors import ConfigurationError, GaveUpError
 from trioworker.logs.configuration import configure_logging
 from trioworker.notices import Notice
 from trioworker.settings import Settings
@@ -72,15 +74,23 @@ async def deploy(
         wanted_schedules = _schedules(cron, interval, rrule, timezone)
         from trioworker.command.flow_loading import load_flows  # noqa: PLC0415 - not for other commands
 
-        deployments = await load_flows(flows, directory).deploy(
-            pool=pool,
-            flows=names or None,
-            schedules=wanted_schedules,
-            name=name,
-            queue=queue,
-            settings=settings,
-            surroundings=click.get_current_context().ensure_object(Surroundings),
-        )
+        app = load_flows(flows, directory)
+        patience = math.inf if settings.give_up_after is None else settings.give_up_after
+        with trio.move_on_after(patience) as scope:
+            deployments = await app.deploy(
+                pool=pool,
+                flows=names or None,
+                schedules=wanted_schedules,
+                name=name,
+                queue=queue,
+                settings=settings,
+                surroundings=click.get_current_context().ensure_object(Surroundings),
+            )
+        if scope.cancelled_caught:
+            raise GaveUpError(
+                f"It could not be deployed within {patience:g} s, which is as long as"
+                " TRIOWORKER_GIVE_UP_AFTER allows."
+            )
         for deployment in deployments:
             output.say(f"Deployed '{deployment.flow_name}/{deployment.name}'.", fg="green")
         output.say(

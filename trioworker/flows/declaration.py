@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import attrs
 
@@ -141,8 +141,13 @@ class FlowDeclarations:
     def __init__(self) -> None:
         self._flows: dict[str, TrioFlow] = {}
 
+    @overload
+    def flow(self, function: FunctionT, /) -> FunctionT: ...
+
+    @overload
     def flow(
         self,
+        /,
         *,
         name: str | None = None,
         retries: int = 0,
@@ -153,10 +158,29 @@ class FlowDeclarations:
         version: str | None = None,
         concurrency_limit: int | None = None,
         schedules: Sequence[Schedule] = (),
-    ) -> Callable[[FunctionT], FunctionT]:
+    ) -> Callable[[FunctionT], FunctionT]: ...
+
+    def flow(
+        self,
+        function: FunctionT | None = None,
+        /,
+        *,
+        name: str | None = None,
+        retries: int = 0,
+        retry_delay: float = 0,
+        timeout: float | None = None,
+        description: str | None = None,
+        tags: Sequence[str] = (),
+        version: str | None = None,
+        concurrency_limit: int | None = None,
+        schedules: Sequence[Schedule] = (),
+    ) -> FunctionT | Callable[[FunctionT], FunctionT]:
         """Declare a function as a Prefect flow; the function itself stays as it is.
 
+        Written `@app.flow(...)`, or `@app.flow` if there is nothing to say of it.
+
         Args:
+            function: what is declared, if there is nothing to say of it.
             name: the flow's name; by default the function's, with dashes for underscores.
             retries: how often a run that has failed is tried again, unless the run itself says otherwise.
             retry_delay: seconds before each of these attempts; the server counts whole ones, so it is rounded up.
@@ -191,7 +215,7 @@ class FlowDeclarations:
             )
             return function
 
-        return declare
+        return declare if function is None else declare(function)
 
     def _add(self, flow: TrioFlow) -> None:
         known = self._flows.get(flow.name)

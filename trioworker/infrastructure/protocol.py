@@ -33,6 +33,8 @@ class Assignment:
             configuration.
         configuration: the job configuration, rendered from the work pool's base job template.
         environment: what the worker adds to the environment of the run.
+        transition_ids: of every state that was proposed for the run; a kind that speaks for itself adds its own, by
+            which the worker knows them.
     """
 
     flow_run: FlowRun
@@ -41,6 +43,7 @@ class Assignment:
     labels: Mapping[str, str]
     configuration: Mapping[str, Any] = attrs.field(repr=False)
     environment: Mapping[str, str] = attrs.field(repr=False)
+    transition_ids: set[UUID] = attrs.field(factory=set, repr=False)
 
     @property
     def flow_run_id(self) -> UUID:

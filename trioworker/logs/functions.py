@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 
 from trioworker.infrastructure.trio_flows.current import run_in_context
+from trioworker.logs.format import JsonFormatter
 from trioworker.logs.routes import RUNS_LOGGER, WORKER_LOGGER
 
 
@@ -28,15 +30,29 @@ class _ByContext(logging.Handler):
         if run is not None:
             record.flow_run_id = str(run.flow_run.id)
             record.flow_run_name = run.flow_run.name
-            _hand_on(record, logging.getLogger(RUNS_LOGGER).handlers)
+            _hand_on(record, logging.getLogger(RUNS_LOGGER).handlers, of_run=run.flow_run.name)
         elif record.levelno >= self._others_level:
             _hand_on(record, self._others)
 
 
-def _hand_on(record: logging.LogRecord, handlers: Sequence[logging.Handler]) -> None:
+def _hand_on(
+    record: logging.LogRecord, handlers: Sequence[logging.Handler], *, of_run: str | None = None
+) -> None:
     for handler in handlers:
         if record.levelno >= handler.level:
-            handler.handle(record)
+            is_text = not isinstance(handler.formatter, JsonFormatter)
+            handler.handle(_named(record, of_run) if is_text and of_run is not None else record)
+
+
+def _named(record: logging.LogRecord, flow_run_name: str) -> logging.LogRecord:
+    """A record that says in its text whose it is, as all lines about runs do."""
+    named = copy.copy(record)
+    try:
+        named.msg, named.args = f"Flow run '{flow_run_name}': {record.getMessage()}", ()
+    except (TypeError, ValueError, KeyError):
+        # Arguments that do not fit the message are complained of where the record is formatted.
+        return record
+    return named
 
 
 def show_logs_of_functions() -> None:

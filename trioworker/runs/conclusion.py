@@ -39,6 +39,7 @@ def conclude(  # noqa: PLR0911 - a table, one row a return
     known_places: AbstractSet[str | None],
     own_transition_ids: AbstractSet[UUID],
     cancel_requested: bool,
+    knows_running: bool = False,
     now: datetime,
 ) -> Conclusion:
     """Decide what a run needs whose process is gone, or never was.
@@ -49,6 +50,7 @@ def conclude(  # noqa: PLR0911 - a table, one row a return
         known_places: the `infrastructure_pid` that this worker reported for it, and the one it had before.
         own_transition_ids: of the states that this worker proposed for it.
         cancel_requested: whether this worker was asked to cancel it, and did.
+        knows_running: whether its being `Running` was proposed by this worker too, and not by a process of its own.
         now: the time of day.
     """
     state = flow_run.state
@@ -72,6 +74,10 @@ def conclude(  # noqa: PLR0911 - a table, one row a return
             return Leave("it is scheduled anew")
         case StateType.PENDING if state.state_details.transition_id not in own_transition_ids:
             return Leave("somebody else has claimed it since")
+        case StateType.RUNNING if (
+            knows_running and state.state_details.transition_id not in own_transition_ids
+        ):
+            return Leave("somebody else has begun it")
         case StateType.RUNNING if flow_run.infrastructure_pid not in {None, *known_places}:
             return Leave("it runs elsewhere by now")
         case _:

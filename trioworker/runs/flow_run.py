@@ -96,7 +96,9 @@ class FlowRunner:
         with self.active.hold(flow_run) as active:
             task_status.started()
             requests = RunRequests(self.api, active, self.patience, run_log)
-            settlement = Settlement(active, requests, run_log, self.now)
+            settlement = Settlement(
+                active, requests, run_log, self.infrastructure.speaks_for_itself, self.now
+            )
             life = _Life(self, active, run_log, requests, settlement)
             cut_off = True
             try:
@@ -386,17 +388,21 @@ class _Life:
         elif reported is StateType.CANCELLED:
             facts = execution.prepared.facts
             runner.outbox.event(events.flow_run_cancelled(runner.worker, facts, runner.now()))
-        if outcome.state is not None and outcome.state.type is StateType.SCHEDULED:
+        self._note_outcome(execution, outcome)
+
+    def _note_outcome(self, execution: _Execution, outcome: Outcome) -> None:
+        if outcome.state is not None and outcome.state.name == "Scheduled":
             self.active.note_end(RunEnd.GIVEN_BACK, outcome.message)
             return
         self._tell_execution(execution, outcome)
         self.active.note_end(RunEnd.EXECUTED, outcome.message, outcome.status_code)
 
-    async def _settle(self, outcome: Outcome, hooks: Hooks) -> StateType | None:
-        """Settle the run, unless its infrastructure knows that it is."""
-        if outcome.state is None or not outcome.state.type.is_final:
+    async def _settle(self, outcome: Outcome, hooks: Hooks | None = None) -> StateType | None:
+        """Settle the run, unless its infrastructure knows that it has ended, or was left to other workers."""
+        state = outcome.state
+        if state is None or not (state.type.is_final or state.type is StateType.SCHEDULED):
             return await self.settlement.settle(outcome.message, hooks)
-        self.active.state = outcome.state
+        self.active.state = state
         return None
 
     def _tell_execution(self, execution: _Execution, outcome: Outcome) -> None:
@@ -447,10 +453,8 @@ class _Life:
             await self.settlement.settle(reason)
             self.active.note_end(RunEnd.CUT_OFF, reason)
         else:
-            outcome = execution.outcome
-            await self.settlement.settle(outcome.message)
-            self._tell_execution(execution, outcome)
-            self.active.note_end(RunEnd.EXECUTED, outcome.message, outcome.status_code)
+            await self._settle(execution.outcome)
+            self._note_outcome(execution, execution.outcome)
 
     async def _give_back_if_stopping(self) -> None:
         if self.runner.shutdown.requested:

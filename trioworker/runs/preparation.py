@@ -90,6 +90,7 @@ class Preparation:
             ),
             configuration=configuration,
             environment=self._environment(facts),
+            transition_ids=requests.active.transition_ids,
         )
         return PreparedRun(job=self.infrastructure.prepare(assignment), facts=facts, pool=pool)
 

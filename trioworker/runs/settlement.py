@@ -77,12 +77,14 @@ class Settlement:
         active: the run.
         requests: asks the API about it.
         run_log: told what was found.
+        knows_running: whether this worker itself proposes that its runs are `Running`.
         now: the time of day.
     """
 
     active: ActiveRun
     requests: RunRequests
     run_log: RunLog
+    knows_running: bool
     now: Callable[[], datetime]
 
     async def settle(self, ended: str, hooks: Hooks | None = None) -> StateType | None:
@@ -127,5 +129,6 @@ class Settlement:
             known_places={self.active.identifier, self.active.flow_run.infrastructure_pid},
             own_transition_ids=self.active.transition_ids,
             cancel_requested=self.active.cancel_requested.is_set(),
+            knows_running=self.knows_running,
             now=self.now(),
         )

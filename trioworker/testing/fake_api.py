@@ -559,6 +559,15 @@ class FakePrefectAPI(FakeServer):
         arguments = {"lease_id": lease_id, "lease_seconds": lease_seconds}
         await self._serve("renew_concurrency_lease", arguments, answer)
 
+    async def release_concurrency_lease(self, lease_id: UUID) -> None:
+        """See `PrefectAPI.release_concurrency_lease`."""
+
+        def answer() -> None:
+            if lease_id in self._leases:
+                self.expire_lease(lease_id)
+
+        await self._serve("release_concurrency_lease", {"lease_id": lease_id}, answer)
+
     async def create_flow_run(
         self,
         deployment_id: UUID,

@@ -50,7 +50,7 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 # Which type the states have that Prefect itself gives a name of their own.
-_TYPES_BY_NAME: Mapping[str, StateType] = {
+STATE_TYPES: Mapping[str, StateType] = {
     **{kind.value.capitalize(): kind for kind in StateType},
     "Late": StateType.SCHEDULED,
     "Resuming": StateType.SCHEDULED,
@@ -257,7 +257,7 @@ class FakeServer:
 
     def schedule(
         self,
-        deployment: HasId | UUID,
+        deployment: HasId | UUID | str,
         *,
         at: datetime | float | None = None,
         name: str | None = None,
@@ -271,7 +271,8 @@ class FakeServer:
         """Create a flow run.
 
         Args:
-            deployment: what to run: what `add_deployment` or `TrioFlows.deploy` has returned, or its id.
+            deployment: what to run: what `add_deployment` or `TrioFlows.deploy` has returned, its id, or the name
+                of a flow that has just one deployment.
             at: when, as a time or in seconds since the fake was made; now if not given.
             name: the run's name.
             tags: besides those of the deployment.
@@ -284,9 +285,12 @@ class FakeServer:
                 is changed.
 
         Raises:
-            LookupError: there is no such deployment.
+            LookupError: there is no such deployment, or the flow has several; the message lists what there is.
         """
-        deployment_id = deployment if isinstance(deployment, UUID) else deployment.id
+        if isinstance(deployment, str):
+            deployment_id = self._only_deployment_of(self._known_flow(deployment))
+        else:
+            deployment_id = deployment if isinstance(deployment, UUID) else deployment.id
         if deployment_id not in self._deployments:
             raise LookupError(f"there is no deployment {deployment_id}; make one with add_deployment")
         of = self._deployments[deployment_id]
@@ -359,9 +363,9 @@ class FakeServer:
             ValueError: a name that is not one of Prefect's, without a type.
         """
         if state_type is None:
-            if name not in _TYPES_BY_NAME:
+            if name not in STATE_TYPES:
                 raise ValueError(f"{name!r} is no state of Prefect's: give its state_type too")
-            state_type = _TYPES_BY_NAME[name]
+            state_type = STATE_TYPES[name]
         details = StateDetails(scheduled_time=scheduled_time)
         state = State(
             type=state_type, name=name, message=message, data=copy.deepcopy(data), state_details=details
@@ -755,6 +759,28 @@ class FakeServer:
         flow = Flow(id=uuid4(), name=name)
         self._flows[flow.id] = flow
         return flow
+
+    def _known_flow(self, name: str) -> Flow:
+        for flow in self._flows.values():
+            if flow.name == name:
+                return flow
+        names = ", ".join(sorted(repr(flow.name) for flow in self._flows.values()))
+        raise LookupError(
+            f"there is no flow {name!r}; there are {names}"
+            if names
+            else f"there is no flow {name!r}, nor any other; deploy some, or make one with add_deployment"
+        )
+
+    def _only_deployment_of(self, flow: Flow) -> UUID:
+        found = [each.public for each in self._deployments.values() if each.public.flow_id == flow.id]
+        if len(found) == 1:
+            return found[0].id
+        if not found:
+            raise LookupError(f"the flow {flow.name!r} has no deployment; make one with add_deployment")
+        names = ", ".join(sorted(repr(deployment.name) for deployment in found))
+        raise LookupError(
+            f"the flow {flow.name!r} has {len(found)} deployments: {names}; give one of `deployments`, or its id"
+        )
 
     def _known_pool(self, name: str) -> Pool:
         if name not in self._pools:

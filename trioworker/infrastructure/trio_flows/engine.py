@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from typing import Any
+from uuid import UUID
 
 import attrs
 import trio
@@ -63,6 +64,7 @@ class FlowEngine:
         services: what engines share.
         room: where the function is called.
         grace: seconds that an async function has for its clean-up once it is cancelled.
+        transition_ids: gets the ids of all states that are proposed.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class FlowEngine:
         services: Services,
         room: Room,
         grace: float,
+        transition_ids: set[UUID],
     ) -> None:
         self._flow = flow
         self._flow_run = flow_run
@@ -81,11 +84,20 @@ class FlowEngine:
         self._room = room
         self._grace = grace
         self._report = RunReport(flow_run, services)
-        self._transitions = Transitions(flow, flow_run, place=place, services=services, report=self._report)
+        self._transitions = Transitions(
+            flow,
+            flow_run,
+            place=place,
+            services=services,
+            report=self._report,
+            transition_ids=transition_ids,
+        )
         self._states = trio.CancelScope()
         self._call: FunctionCall | None = None
         self._end: ProposedState | None = None
+        self._retry_due = False
         self._lost: str | None = None
+        self._left = False
         self._told = False
         self._attempts = flow_run.run_count
 
@@ -143,25 +155,28 @@ class FlowEngine:
     async def finish(self) -> Outcome | None:
         """Tell the server what is certain of a run that was cut off; None if nothing is.
 
-        A function that has ended has ended, whoever was in a hurry. One that was never called may be called by
-        another worker.
+        A function that has ended has ended, whoever was in a hurry. One that was never called, or waits to be called
+        once more, may be called by another worker.
 
         Raises:
             APIError: the server does not take it.
         """
         if self._states.cancel_called:
             return None
+        if self._retry_due:
+            return await self._stop_waiting()
         if self._end is None and self._call is not None and isinstance(self._call.result, Returned):
             self._end = _completed()
         if self._end is not None:
             if self._call is not None and not self._transitions.introduced:
                 await self._transitions.introduce()
-            return self._finished(await self._transitions.end(self._end, self._attempts))
+            answer = await self._transitions.end(self._end, self._attempts)
+            return await self._stop_waiting() if _is_retry(answer) else self._finished(answer)
         if self._call is None:
-            answer = await self._transitions.give_back(
+            given_back = await self._transitions.give_back(
                 "the worker was stopped before the function was called"
             )
-            return None if answer is None else self._finished(answer)
+            return None if given_back is None else self._finished(given_back)
         return None
 
     async def _take_through_states(self, upkeep: trio.Nursery) -> Outcome:
@@ -193,6 +208,7 @@ class FlowEngine:
 
     async def _stop_waiting(self) -> Outcome:
         """Leave what the run waits for to another worker."""
+        self._left = True
         if self._call is None:
             answer = await self._transitions.give_back(
                 "the worker was told to stop before the run's time had come"
@@ -208,6 +224,7 @@ class FlowEngine:
     async def _attempt(self, arguments: dict[str, Any], upkeep: trio.Nursery) -> Outcome | None:
         """Call the function as soon as the server lets the run begin; None if it wants another attempt."""
         running = await self._transitions.begin()
+        self._retry_due = False
         if self._call is None:
             self._keep_up(running, upkeep)
         self._report.say(
@@ -220,13 +237,13 @@ class FlowEngine:
         # Only then does the server know about retries.
         await self._transitions.wait_introduced()
         answer = await self._transitions.end(end, self._attempts)
-        again = answer.status is SetStateStatus.REJECT
-        if answer.state is None or answer.state.type is not StateType.SCHEDULED or not again:
+        if not _is_retry(answer):
             return self._finished(answer)
-        self._end = None
+        self._end, self._retry_due = None, True
+        retry = "" if answer.state is None else answer.state.label
         self._report.say(
             logging.INFO,
-            f"Received non-final state {answer.state.label!r} when proposing final state {end.name!r}"
+            f"Received non-final state {retry!r} when proposing final state {end.name!r}"
             " and will attempt to run again...",
         )
         return None
@@ -248,7 +265,7 @@ class FlowEngine:
             await trio.sleep(seconds)
 
     def _lose_slot(self, reason: str) -> None:
-        if self._end is not None:
+        if self._end is not None or self._left:
             # There is nothing left to be done that would need it.
             return
         self._lost = f"The slot of the deployment's concurrency limit was lost: {reason}"
@@ -335,6 +352,12 @@ class FlowEngine:
             concluded=True,
             state=answer.state,
         )
+
+
+def _is_retry(answer: OrchestrationResult) -> bool:
+    """Whether the server wants another attempt instead of the end that was proposed."""
+    scheduled = answer.state is not None and answer.state.type is StateType.SCHEDULED
+    return scheduled and answer.status is SetStateStatus.REJECT
 
 
 def _completed() -> ProposedState:

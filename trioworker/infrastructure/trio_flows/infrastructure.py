@@ -7,7 +7,9 @@ import math
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from socket import gethostname
 from typing import Any, ClassVar
+from uuid import UUID, uuid4
 
 import attrs
 import trio
@@ -39,7 +41,12 @@ class FlowJob:
 
     flow: TrioFlow
     flow_run: FlowRun
+    transition_ids: set[UUID]
     engine: FlowEngine | None = None
+
+
+# What is certain of a run may be told for as long as this, in seconds, when nobody waits for calls any more.
+_LAST_SECOND = 1.0
 
 
 @attrs.define(eq=False)
@@ -73,6 +80,8 @@ class TrioInfrastructure:
         self._flows = flows
         self._services = services
         self._kill_grace = kill_grace
+        # Two workers may share a process, and two processes a number, each on a host of its own.
+        self._token = uuid4().hex[:8]
         self._room: Room | None = None
         self._running: dict[str, _Running] = {}
         self._graces: set[trio.CancelScope] = set()
@@ -108,7 +117,7 @@ class TrioInfrastructure:
             _ = flow.parameters
         except ConfigurationError as error:
             raise InfrastructureError(str(error)) from error
-        return FlowJob(flow, assignment.flow_run)
+        return FlowJob(flow, assignment.flow_run, assignment.transition_ids)
 
     @asynccontextmanager
     async def open_workspace(self, job: FlowJob) -> AsyncIterator[FlowJob]:
@@ -117,10 +126,11 @@ class TrioInfrastructure:
         engine = FlowEngine(
             job.flow,
             job.flow_run,
-            place=_place(job.flow_run),
+            place=self._place(job.flow_run),
             services=self._services,
             room=self._room,
             grace=self._kill_grace,
+            transition_ids=job.transition_ids,
         )
         yield attrs.evolve(job, engine=engine)
         # Not in a `finally`: whoever is in a hurry does not wait.
@@ -131,7 +141,7 @@ class TrioInfrastructure:
     ) -> Outcome:
         """See `Infrastructure.run`."""
         assert job.engine is not None  # noqa: S101 - `open_workspace` comes first
-        place = _place(job.flow_run)
+        place = self._place(job.flow_run)
         self._running[place] = running = _Running(job.engine)
         try:
             task_status.started(place)
@@ -153,12 +163,15 @@ class TrioInfrastructure:
             self._graces.add(grace)
             try:
                 await engine.wait_for_call()
-                if _is_cancellation(error):
-                    return await engine.finish()
-            except APIError as refusal:
-                _logger.debug("The end of a flow run is left to the worker: %s", refusal)
             finally:
                 self._graces.discard(grace)
+        if _is_cancellation(error):
+            left = grace.deadline - trio.current_time()
+            with trio.move_on_after(max(left, _LAST_SECOND), shield=True):
+                try:
+                    return await engine.finish()
+                except APIError as refusal:
+                    _logger.debug("The end of a flow run is left to the worker: %s", refusal)
         return None
 
     async def run_hooks(self, job: FlowJob, call: HookCall) -> None:  # noqa: ARG002 - see the protocol
@@ -196,6 +209,10 @@ class TrioInfrastructure:
         for grace in self._graces:
             grace.cancel()
 
+    def _place(self, flow_run: FlowRun) -> str:
+        """How a call is known everywhere: by the process and the worker that it is in, and its run."""
+        return f"{os.getpid()}:{gethostname()}:{self._token}:{flow_run.id}"
+
     async def find(self, identifier: str) -> Running | Gone:
         """See `Infrastructure.find`: no call outlives its program."""
         await trio.lowlevel.checkpoint()
@@ -211,12 +228,7 @@ def _is_cancellation(error: BaseException) -> bool:
 def _warn_of_overdue(count: int) -> None:
     if count:
         _logger.warning(
-            "%d function%s still going on, though the end of the run was reported; the worker cannot end before",
+            "%d function%s still going on, though the end of the run was reported",
             count,
             " is" if count == 1 else "s are",
         )
-
-
-def _place(flow_run: FlowRun) -> str:
-    """How a call is known: by the process that it is in, and its run."""
-    return f"{os.getpid()}:{flow_run.id}"

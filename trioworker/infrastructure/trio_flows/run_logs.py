@@ -22,6 +22,10 @@ _CUT = "... [truncated]"
 _OWN = "trioworker"
 
 
+class _OwnLevel(int):
+    """A level that a worker has set: as soon as the program sets the same one, it is another object."""
+
+
 class RunLogHandler(logging.Handler):
     """Sends what is logged in the context of a flow run to that run's log, from whatever thread.
 
@@ -36,18 +40,12 @@ class RunLogHandler(logging.Handler):
         super().__init__()
         self._now = now
         self._trio = trio.lowlevel.current_trio_token()
-        self.usual_level: int | None = None
 
     def attach(self) -> None:
         """Get what is logged; to be called again, since programs may configure `logging` at any time."""
         root = logging.getLogger()
         if self not in root.handlers:
             root.addHandler(self)
-
-    def close(self) -> None:
-        """Called when the program configures `logging` anew: levels are its own business from then on."""
-        self.usual_level = None
-        super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record, if it belongs to a run of this worker's."""
@@ -148,28 +146,24 @@ def sending_run_logs(now: Callable[[], datetime]) -> Iterator[RunLogHandler]:
     """Send what functions log for the length of a block.
 
     What a program's own configuration of `logging` does not let through never gets here. In a program that has none,
-    which would let through warnings alone, everything from INFO on does. A program that wants one had better make it
-    before: `logging.basicConfig` does nothing once there is any handler, unless it is told to `force` it.
+    which would let through warnings alone, everything from INFO on does, until the last worker is gone or the program
+    sets a level. A program that wants a configuration had better make it before: `logging.basicConfig` does nothing
+    once there is any handler, unless it is told to `force` it.
     """
     root = logging.getLogger()
     handler = RunLogHandler(now)
     if not _is_configured():
-        handler.usual_level = root.level
-        root.setLevel(logging.INFO)
+        root.setLevel(_OwnLevel(logging.INFO))
     handler.attach()
     try:
         yield handler
     finally:
         root.removeHandler(handler)
-        if handler.usual_level is not None:
-            _put_back(root, handler.usual_level)
+        _put_level_back(root)
 
 
-def _put_back(root: logging.Logger, level: int) -> None:
-    """Put the root logger's level back, or leave that to the last worker that still wants another."""
-    for other in root.handlers:
-        if isinstance(other, RunLogHandler):
-            other.usual_level = level
-            return
-    if root.level == logging.INFO:
-        root.setLevel(level)
+def _put_level_back(root: logging.Logger) -> None:
+    """Give the root logger its usual level, unless the program has set one or another worker still wants ours."""
+    is_wanted = any(isinstance(other, RunLogHandler) for other in root.handlers)
+    if isinstance(root.level, _OwnLevel) and not is_wanted:
+        root.setLevel(logging.WARNING)

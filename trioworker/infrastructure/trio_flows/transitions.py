@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TypeVar
+from uuid import UUID
 
 import attrs
 import trio
@@ -53,16 +55,25 @@ class Transitions:
         place: how the place where it runs is told to the server.
         services: what runs share.
         report: told what is not as it should be.
+        transition_ids: gets the ids of all states that are proposed.
     """
 
     def __init__(
-        self, flow: TrioFlow, flow_run: FlowRun, *, place: str, services: Services, report: RunReport
+        self,
+        flow: TrioFlow,
+        flow_run: FlowRun,
+        *,
+        place: str,
+        services: Services,
+        report: RunReport,
+        transition_ids: set[UUID],
     ) -> None:
         self._flow = flow
         self._flow_run = flow_run
         self._place = place
         self._services = services
         self._report = report
+        self._transition_ids = transition_ids
         self._policy = flow_run.empirical_policy
         self._due = flow_run.next_scheduled_start_time
         self._introduced = trio.Event()
@@ -83,7 +94,7 @@ class Transitions:
             if answer.status is not SetStateStatus.WAIT:
                 break
             told, left = answer.details.delay_seconds, self._seconds_left()
-            agreed = left is not None and abs(left - told) <= _AGREEMENT
+            agreed = left is not None and left > 0 and abs(left - told) <= _AGREEMENT
             await self._pause(left if agreed and left is not None else told)
         state = answer.state
         if state is not None and state.type is StateType.RUNNING and _is_made(answer, running):
@@ -142,13 +153,43 @@ class Transitions:
         return await self.propose(scheduled)
 
     async def leave_retry(self) -> State | None:
-        """Leave a retry, at its time, to any worker: to Prefect it is one in this process otherwise."""
+        """Leave a retry, at its time, to any worker: to Prefect it is one in this process otherwise.
+
+        Returns:
+            The state that the run is in; `AwaitingRetry`, unless somebody has made something else of it.
+        """
         current = await self._read()
-        if current.state is not None and current.state.name == "AwaitingRetry":
-            policy = attrs.evolve(current.empirical_policy, retry_type="reschedule")
-            api = self._services.api
-            await self._patiently(lambda: api.update_flow_run_policy(current.id, policy))
-        return current.state
+        if self._is_begun_retry(current.state):
+            # The server has let it begin, but the function was not called.
+            answer = await self.propose(_awaiting_retry(self._services.now()))
+            current = attrs.evolve(await self._read(), state=answer.state)
+        state = current.state
+        if state is None or state.name != "AwaitingRetry":
+            return state
+        # First the slot, as long as nobody else can take the run: it would find none.
+        await self._release(state.state_details.deployment_concurrency_lease_id)
+        policy = attrs.evolve(current.empirical_policy, retry_type="reschedule")
+        api = self._services.api
+        await self._patiently(lambda: api.update_flow_run_policy(current.id, policy))
+        return state
+
+    def _is_begun_retry(self, state: State | None) -> bool:
+        if state is None or state.type is not StateType.RUNNING:
+            return False
+        return state.state_details.transition_id in self._transition_ids
+
+    async def _release(self, lease_id: UUID | None) -> None:
+        """Give back the slot of the deployment's concurrency limit; the server would keep it for minutes."""
+        if lease_id is None:
+            return
+        api = self._services.api
+        try:
+            await self._patiently(lambda: api.release_concurrency_lease(lease_id))
+        except APIError as error:
+            self._report.say(
+                logging.WARNING,
+                f"The slot of the deployment's concurrency limit stays taken for a while: {error}",
+            )
 
     async def introduce(self) -> None:
         """Tell the server where the run runs, and how often it is to be tried again if nobody has said so yet.
@@ -184,6 +225,7 @@ class Transitions:
             await trio.sleep(max(answer.details.delay_seconds, 0.1))
 
     async def _propose(self, state: ProposedState) -> OrchestrationResult:
+        self._transition_ids.add(state.transition_id)
         api, flow_run_id = self._services.api, self._flow_run.id
         return await self._patiently(lambda: api.set_flow_run_state(flow_run_id, state))
 
@@ -219,6 +261,10 @@ def _is_made(answer: OrchestrationResult, proposed: ProposedState) -> bool:
     if answer.status is SetStateStatus.ACCEPT:
         return True
     return answer.state is not None and answer.state.state_details.transition_id == proposed.transition_id
+
+
+def _awaiting_retry(due: datetime) -> ProposedState:
+    return ProposedState(type=StateType.SCHEDULED, name="AwaitingRetry", scheduled_time=due)
 
 
 def _again(state: State) -> ProposedState:
