@@ -536,7 +536,7 @@ async def forward(
 def open_http() -> httpx.AsyncClient:
     """A client for plain HTTP on this machine."""
     # To make ready for TLS, which nothing here speaks, would take longer than most tests.
-    return httpx.AsyncClient(verify=False, trust_env=False, timeout=30)  # noqa: S501
+    return httpx.AsyncClient(verify=False, trust_env=False, timeout=90)  # noqa: S501
 
 
 def free_port() -> int:

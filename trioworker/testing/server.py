@@ -27,7 +27,9 @@ from trioworker.settings import Settings
 # With a new database the server takes some 15 s on an idle machine.
 _START_SECONDS = 120
 _STOP_SECONDS = 10
-_REQUEST_SECONDS = 30
+# Now and then all of its writers wait for SQLite's lock at once, until one gives up after a minute: no setting of
+# Prefect's shortens that.
+_REQUEST_SECONDS = 90
 _REQUEST_ATTEMPTS = 30
 _ATTEMPTS_EVERY = 0.2
 _LOOKS_EVERY = 0.1
