@@ -9,6 +9,7 @@ tenth executes a flow run. Needs Linux, for the figures.
 
 import asyncio
 import gc
+import logging
 import os
 import shlex
 import socket
@@ -20,7 +21,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import attrs
@@ -28,7 +29,7 @@ import httpx
 import outcome
 import trio
 
-from trioworker import RunEnd, RunFinished, Settings, open_worker
+from trioworker import FlowDeployment, RunEnd, RunFinished, Settings, TrioFlows, Worker, open_worker
 from trioworker.command.local_server import open_local_server
 
 CYCLES = 200
@@ -121,6 +122,73 @@ class Pool:
         post(self.server, f"deployments/{self.deployment}/create_flow_run", {"state": state})
 
 
+@attrs.define
+class Functions:
+    """A worker that serves functions, again and again; every tenth calls one as a task, and one in a thread.
+
+    Attributes:
+        pool: a pool beside whose name another one is made, and whose count of runs is kept.
+        app: the functions.
+        deployments: of them.
+    """
+
+    pool: Pool
+    app: TrioFlows = attrs.field(factory=TrioFlows)
+    deployments: list[FlowDeployment] = attrs.field(factory=list)
+
+    @property
+    def name(self) -> str:
+        """The work pool of the functions."""
+        return f"{self.pool.name}-functions"
+
+    async def deploy(self) -> None:
+        """Declare the functions, and bring them to the server."""
+
+        @self.app.flow(name=f"task-{self.name}")
+        async def task() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep, 0.01)
+
+        @self.app.flow(name=f"thread-{self.name}")
+        def thread() -> None:
+            logging.getLogger("start_stop").info("in a thread")
+
+        self.deployments = await self.app.deploy(pool=self.name, settings=self.pool.settings)
+
+    async def cycle(self, number: int) -> None:
+        """Open a worker, and shut it down."""
+        with trio.fail_after(60):
+            async with open_worker(
+                pool=self.name, flows=self.app, settings=self.pool.settings, with_healthcheck=True
+            ) as worker:
+                if number % EVERY_TENTH == 0:
+                    await self.run_all(worker)
+                elif number % 2:
+                    await trio.sleep(CONNECTED)
+
+    async def run_all(self, worker: Worker) -> None:
+        """Have each function called once."""
+        left = len(self.deployments)
+        with worker.watch() as watch:
+            for deployment in self.deployments:
+                await worker.create_flow_run(deployment.id)
+            async for happening in watch:
+                if isinstance(happening, RunFinished):
+                    assert happening.state_name == "Completed", happening  # noqa: S101
+                    self.pool.runs += 1
+                    left -= 1
+                    if not left:
+                        return
+
+
+class Cycled(Protocol):
+    """Something with workers that come and go."""
+
+    async def cycle(self, number: int) -> None:
+        """Open a worker, and shut it down."""
+        ...
+
+
 def post(server: httpx.Client, path: str, body: dict[str, Any]) -> Any:
     """Make a request; SQLite has one writer at a time."""
     while (response := server.post(path, json=body)).status_code == 503:
@@ -180,7 +248,7 @@ class Course:
         self.seconds += time.perf_counter()
         self.after = Figures.now()
 
-    async def cycle(self, number: int, *pools: Pool) -> None:
+    async def cycle(self, number: int, *pools: Cycled) -> None:
         """Let a worker of each pool come and go, at the same time."""
         before = trio.lowlevel.current_statistics().tasks_living
         async with trio.open_nursery() as nursery:
@@ -210,6 +278,21 @@ def two_at_once(cycles: int, pools: Sequence[Pool], course: Course) -> None:
             if number == 0:
                 course.begin()
             await course.cycle(number, *pools)
+        course.end()
+
+    trio.run(main)
+
+
+def functions(cycles: int, pools: Sequence[Pool], course: Course) -> None:
+    """One worker that serves functions at a time, all in one Trio program."""
+
+    async def main() -> None:
+        served = Functions(pools[0])
+        await served.deploy()
+        for number in range(-WARM_UP, cycles):
+            if number == 0:
+                course.begin()
+            await course.cycle(number, served)
         course.end()
 
     trio.run(main)
@@ -282,7 +365,7 @@ def main(cycles: int, url: str, directory: Path) -> None:
     print("".join(name.rjust(width) for name, width in zip(COLUMNS, WIDTHS, strict=True)))
     with httpx.Client(base_url=url, verify=False, trust_env=False, timeout=30) as server:  # noqa: S501 - loopback
         pools = [make_pool(server, url, directory) for _ in range(2)]
-        for way in (alone, two_at_once, guests):
+        for way in (alone, two_at_once, functions, guests):
             report(way, cycles, pools)
 
 
