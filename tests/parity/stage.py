@@ -24,7 +24,8 @@ from rest import MissingError, Rest
 
 FLOWS = Path(__file__).with_name("flows")
 _SERVER_START_SECONDS = 120
-_WORKER_START_SECONDS = 60
+# More than the minute for which a server on SQLite takes no writes now and then.
+_WORKER_START_SECONDS = 180
 _EVENT_SECONDS = 60
 _BIN = Path(sys.executable).parent
 
