@@ -148,6 +148,7 @@ class Functions:
         async def task() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep, 0.01)
+                nursery.start_soon(trio.sleep, 0.02)
 
         @self.app.flow(name=f"thread-{self.name}")
         def thread() -> None:
