@@ -102,7 +102,7 @@ class Pool:
 
     async def cycle(self, number: int) -> None:
         """Open a worker, and shut it down."""
-        with trio.fail_after(150):
+        with trio.fail_after(60):
             async with open_worker(pool=self.name, settings=self.settings, with_healthcheck=True) as worker:
                 if number % EVERY_TENTH == 0:
                     with worker.watch() as watch:
@@ -158,7 +158,7 @@ class Functions:
 
     async def cycle(self, number: int) -> None:
         """Open a worker, and shut it down."""
-        with trio.fail_after(150):
+        with trio.fail_after(60):
             async with open_worker(
                 pool=self.name, flows=self.app, settings=self.pool.settings, with_healthcheck=True
             ) as worker:

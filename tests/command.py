@@ -25,9 +25,8 @@ import pytest
 import trio
 from conftest import PrefectServer
 
-# Seconds that anything may take that is sure to come, on a machine that is busy with other things. More than the
-# minute for which a server on SQLite takes no writes now and then.
-PATIENCE = 100.0
+# Seconds that anything may take that is sure to come, on a machine that is busy with other things.
+PATIENCE = 30.0
 
 MODULE = (sys.executable, "-m", "trioworker")
 SCRIPT = (str(Path(sys.executable).with_name("trioworker")),)
@@ -537,7 +536,7 @@ async def forward(
 def open_http() -> httpx.AsyncClient:
     """A client for plain HTTP on this machine."""
     # To make ready for TLS, which nothing here speaks, would take longer than most tests.
-    return httpx.AsyncClient(verify=False, trust_env=False, timeout=90)  # noqa: S501
+    return httpx.AsyncClient(verify=False, trust_env=False, timeout=30)  # noqa: S501
 
 
 def free_port() -> int:

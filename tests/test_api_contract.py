@@ -418,10 +418,7 @@ async def open_world(server: PrefectServer | None) -> AsyncIterator[World]:
             fake = FakePrefectAPI()
             world = World(fake, FakeSide(fake), pool)
         else:
-            # On SQLite the server takes no writes for a minute now and then. A request that is repeated because of
-            # that would be judged otherwise than one that is not.
-            config = TransportConfig(url=server.url, timeout=90)
-            client = await stack.enter_async_context(open_client(config))
+            client = await stack.enter_async_context(open_client(TransportConfig(url=server.url)))
             world = World(client, RealSide(server), pool)
         await world.other.add_work_pool(pool, base_job_template=TEMPLATE)
         yield world

@@ -25,7 +25,7 @@ from trioworker.config import WorkerConfig
 from trioworker.flows.pool import TRIO_BASE_JOB_TEMPLATE
 from trioworker.infrastructure.trio_flows.current import current_flow_run
 
-PATIENCE = 150.0
+PATIENCE = 60.0
 
 _logger = logging.getLogger("of_a_program")
 

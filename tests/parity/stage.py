@@ -22,10 +22,11 @@ from gate import Gate, open_gate
 from pools import POOLS
 from rest import MissingError, Rest
 
+from trioworker.testing.server import server_command
+
 FLOWS = Path(__file__).with_name("flows")
 _SERVER_START_SECONDS = 120
-# More than the minute for which a server on SQLite takes no writes now and then.
-_WORKER_START_SECONDS = 180
+_WORKER_START_SECONDS = 60
 _EVENT_SECONDS = 60
 _BIN = Path(sys.executable).parent
 
@@ -241,10 +242,9 @@ async def open_stage(directory: Path, kinds: tuple[str, str]) -> AsyncIterator[S
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
     }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui"]
     try:
         async with processes.running(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            server_command(port),
             environment=environment,
             directory=home,
             output=home / "server.log",

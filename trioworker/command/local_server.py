@@ -24,6 +24,7 @@ import trio
 
 from trioworker.errors import WorkerError, sole_errors_bare
 from trioworker.process_group import ProcessGroup
+from trioworker.sqlite_in_server import RELEASE_FAILED_STATEMENTS
 
 __all__ = ["LocalServer", "LocalServerError", "RestartPolicy", "open_local_server"]
 
@@ -59,7 +60,7 @@ def end_with_parent():
     os.killpg(0, signal.SIGKILL)
 
 threading.Thread(target=end_with_parent, daemon=True).start()
-
+{RELEASE_FAILED_STATEMENTS}
 import uvicorn
 from prefect.settings import get_current_settings
 

@@ -23,13 +23,12 @@ import trio
 
 from trioworker.errors import WorkerError
 from trioworker.settings import Settings
+from trioworker.sqlite_in_server import RELEASE_FAILED_STATEMENTS
 
 # With a new database the server takes some 15 s on an idle machine.
 _START_SECONDS = 120
 _STOP_SECONDS = 10
-# Now and then all of its writers wait for SQLite's lock at once, until one gives up after a minute: no setting of
-# Prefect's shortens that.
-_REQUEST_SECONDS = 90
+_REQUEST_SECONDS = 30
 _REQUEST_ATTEMPTS = 30
 _ATTEMPTS_EVERY = 0.2
 _LOOKS_EVERY = 0.1
@@ -37,6 +36,13 @@ _SHOWN_CHARACTERS = 3000
 
 # What the server thinks of a client's abilities goes by this.
 _HEADERS = {"User-Agent": "prefect/3.8.8 (API 0.8.4)"}
+
+# What `python -m prefect` does.
+_PREFECT = f"""{RELEASE_FAILED_STATEMENTS}
+import runpy
+
+runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+"""
 
 MISSING = "Prefect is not installed: pip install 'trioworker[local]'"
 
@@ -130,6 +136,22 @@ def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def server_command(port: int) -> list[str]:
+    """The command that starts a Prefect server on this port of loopback, in the interpreter that asks for it."""
+    return [
+        sys.executable,
+        "-c",
+        _PREFECT,
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-ui",
+    ]
+
+
 @contextmanager
 def open_server(home: Path, environment: Mapping[str, str] | None = None) -> Iterator[PrefectServer]:
     """Start a Prefect server on a free port of this machine, and end it after the block.
@@ -161,10 +183,9 @@ def open_server(home: Path, environment: Mapping[str, str] | None = None) -> Ite
 @contextmanager
 def _process(server: PrefectServer, home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     settings = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-    command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
     with server.log.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *command],
+            server_command(port),
             env={**server.environment, **settings},
             cwd=home,
             stdin=subprocess.DEVNULL,
