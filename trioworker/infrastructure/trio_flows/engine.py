@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 from typing import Any
-from uuid import UUID
 
 import attrs
 import trio
@@ -60,11 +59,11 @@ class FlowEngine:
     Args:
         flow: what it is a run of.
         flow_run: the run, claimed.
-        place: how the place where it runs is told to the server.
+        transitions: its states.
+        report: told what there is to say about it.
         services: what engines share.
         room: where the function is called.
         grace: seconds that an async function has for its clean-up once it is cancelled.
-        transition_ids: gets the ids of all states that are proposed.
     """
 
     def __init__(
@@ -72,26 +71,19 @@ class FlowEngine:
         flow: TrioFlow,
         flow_run: FlowRun,
         *,
-        place: str,
+        transitions: Transitions,
+        report: RunReport,
         services: Services,
         room: Room,
         grace: float,
-        transition_ids: set[UUID],
     ) -> None:
         self._flow = flow
         self._flow_run = flow_run
         self._services = services
         self._room = room
         self._grace = grace
-        self._report = RunReport(flow_run, services)
-        self._transitions = Transitions(
-            flow,
-            flow_run,
-            place=place,
-            services=services,
-            report=self._report,
-            transition_ids=transition_ids,
-        )
+        self._report = report
+        self._transitions = transitions
         self._states = trio.CancelScope()
         self._call: FunctionCall | None = None
         self._end: ProposedState | None = None

@@ -29,8 +29,10 @@ from trioworker.infrastructure.protocol import (
     Running,
 )
 from trioworker.infrastructure.trio_flows.engine import FlowEngine
+from trioworker.infrastructure.trio_flows.report import RunReport
 from trioworker.infrastructure.trio_flows.run_logs import sending_run_logs
 from trioworker.infrastructure.trio_flows.services import Room, Services
+from trioworker.infrastructure.trio_flows.transitions import Transitions
 
 _logger = logging.getLogger("trioworker.flow_runs")
 
@@ -123,14 +125,23 @@ class TrioInfrastructure:
     async def open_workspace(self, job: FlowJob) -> AsyncIterator[FlowJob]:
         """See `Infrastructure.open_workspace`: lasts until no code of the function is being executed any more."""
         assert self._room is not None  # noqa: S101 - `open` comes first
-        engine = FlowEngine(
+        report = RunReport(job.flow_run, self._services)
+        transitions = Transitions(
             job.flow,
             job.flow_run,
             place=self._place(job.flow_run),
             services=self._services,
+            report=report,
+            transition_ids=job.transition_ids,
+        )
+        engine = FlowEngine(
+            job.flow,
+            job.flow_run,
+            transitions=transitions,
+            report=report,
+            services=self._services,
             room=self._room,
             grace=self._kill_grace,
-            transition_ids=job.transition_ids,
         )
         yield attrs.evolve(job, engine=engine)
         # Not in a `finally`: whoever is in a hurry does not wait.
