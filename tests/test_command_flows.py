@@ -122,13 +122,25 @@ class TestDeploy:
         ended = await user.calls("deploy", "shop:app", "--pool", "my pool", surroundings=world.surroundings)
         assert (ended.exit_code, ended.errors) == (0, [])
         assert ended.lines == [
-            "Deployed 'greet/my pool'.",
-            "Deployed 'wait/my pool'.",
-            "Deployed 'sleep/my pool'.",
-            "Deployed 'insist/my pool'.",
+            "Deployed 'greet/my pool' (created).",
+            "Deployed 'wait/my pool' (created).",
+            "Deployed 'sleep/my pool' (created).",
+            "Deployed 'insist/my pool' (created).",
             "Serve them with: trioworker start --pool 'my pool' --flows shop:app",
         ]
         assert (await world.api.read_work_pool("my pool")).type == "trio"
+
+    async def test_it_says_what_it_has_changed(self, user: User, project: Project, world: World) -> None:
+        project.has("shop.py", SHOP)
+        words = ("deploy", "shop:app", "-p", POOL, "-f", "wait")
+        said = [
+            (await user.calls(*words, *more, surroundings=world.surroundings)).lines[0]
+            for more in ((), (), ("--interval", "5"), ("--interval", "5"))
+        ]
+        assert said == [
+            f"Deployed 'wait/functions' ({change})."
+            for change in ("created", "unchanged", "updated", "unchanged")
+        ]
 
     @pytest.mark.parametrize(
         ("words", "schedule"),
@@ -165,7 +177,7 @@ class TestDeploy:
             *("deploy", "shop:app", "-p", POOL, "-f", "wait", "--flow", "greet", "-n", "d", "-q", "urgent"),
             surroundings=world.surroundings,
         )
-        assert ended.lines[:-1] == ["Deployed 'wait/d'.", "Deployed 'greet/d'."]
+        assert ended.lines[:-1] == ["Deployed 'wait/d' (created).", "Deployed 'greet/d' (created)."]
         deployment = await world.api.read_deployment_by_name("wait", "d")
         assert deployment.work_queue_name == "urgent"
 
@@ -256,7 +268,7 @@ class TestDeploy:
         ended = await user.calls(*words, surroundings=world.surroundings)
         assert ended.lines == []
         assert [line["message"] for line in ended.json] == [
-            "Deployed 'greet/functions'.",
+            "Deployed 'greet/functions' (created).",
             "Serve them with: trioworker start --pool functions --flows shop:app",
         ]
         ended = await user.calls(*words[:4], "--cron", " ", surroundings=NOWHERE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ import trio
 import trio.testing
 from support import FOREVER, World, settings, settle
 
+import trioworker
 from trioworker import (
     ConfigurationError,
     GaveUpError,
@@ -395,3 +397,27 @@ async def test_settings_of_a_worker_are_those_that_it_was_given(
     async with opened(world, settings=given):
         await trio.sleep(10)
     assert world.api.times("get_scheduled_flow_runs") == [0, 4, 8]
+
+
+class TestAnotherEventLoop:
+    """What somebody meets who comes from asyncio."""
+
+    def test_worker_is_refused(self, tmp_path: Path) -> None:
+        async def host() -> None:
+            async with trioworker.open_worker(pool="pool", settings=Settings.load({}, tmp_path)):
+                pytest.fail("the worker was opened")
+
+        with pytest.raises(trioworker.ConfigurationError, match="called from another one"):
+            asyncio.run(host())
+
+    def test_deploying_is_refused(self, tmp_path: Path) -> None:
+        app = trioworker.TrioFlows()
+
+        @app.flow()
+        async def work() -> None: ...
+
+        async def host() -> None:
+            await app.deploy(pool="pool", settings=Settings.load({}, tmp_path))
+
+        with pytest.raises(trioworker.ConfigurationError, match="called from another one"):
+            asyncio.run(host())

@@ -30,6 +30,7 @@ from trioworker.api.models import Deployment, DeploymentSchedule, WorkPool
 from trioworker.api.transport import TransportConfig
 from trioworker.errors import ConfigurationError, WorkerRefusedError
 from trioworker.flows.deployment import FlowDeployment
+from trioworker.flows.registration import DeploymentChange
 from trioworker.testing import FakePrefectAPI
 
 NIGHTLY = Cron("0 3 * * *", timezone="Europe/Berlin")
@@ -223,7 +224,7 @@ class TestAgain:
         (first,) = await place.deploy(declared())
         before = await place.there(first), await place.api.read_work_pool(place.pool)
         (second,) = await place.deploy(declared())
-        assert second == first
+        assert second == attrs.evolve(first, change=DeploymentChange.UNCHANGED)
         assert (await place.there(first), await place.api.read_work_pool(place.pool)) == before
 
     @pytest.mark.server

@@ -14,7 +14,7 @@ from trioworker.api.client import PrefectAPI, open_client
 from trioworker.api.errors import ObjectNotFoundError
 from trioworker.api.models import Deployment, DeploymentDraft, DeploymentSchedule
 from trioworker.api.transport import TransportConfig
-from trioworker.flows.registration import compare_schedules, says_the_same, sync_deployment
+from trioworker.flows.registration import DeploymentChange, compare_schedules, says_the_same, sync_deployment
 from trioworker.testing import FakePrefectAPI
 
 CRON = {"cron": "0 9 * * *", "timezone": "Europe/Berlin"}
@@ -55,6 +55,10 @@ def by_kind(deployment: Deployment) -> dict[str, DeploymentSchedule]:
     }
 
 
+async def synced(api: PrefectAPI, draft: DeploymentDraft) -> Deployment:
+    return (await sync_deployment(api, draft)).deployment
+
+
 ALL_KINDS = [
     DeploymentSchedule(schedule=CRON),
     DeploymentSchedule(schedule=INTERVAL, slug="hourly"),
@@ -76,10 +80,10 @@ async def test_deploying_the_same_again_changes_nothing(api: PrefectAPI) -> None
         parameter_openapi_schema=SCHEMA,
         enforce_parameter_schema=False,
     )
-    first = await sync_deployment(api, draft)
+    first = await synced(api, draft)
     await pause(api, first, by_kind(first)["0 9 * * *"])
     paused = await api.read_deployment(first.id)
-    again = await sync_deployment(api, draft)
+    again = await synced(api, draft)
     assert again == paused
     # The time of its last change included: what schedules have made is made anew after each.
     assert again.updated == first.updated
@@ -88,7 +92,7 @@ async def test_deploying_the_same_again_changes_nothing(api: PrefectAPI) -> None
 
 async def test_least_that_a_draft_may_say_is_deployed_twice_without_a_change(api: PrefectAPI) -> None:
     draft = await drafted(api)
-    assert await sync_deployment(api, draft) == await sync_deployment(api, draft)
+    assert await synced(api, draft) == await synced(api, draft)
 
 
 @pytest.mark.parametrize(
@@ -107,15 +111,15 @@ async def test_least_that_a_draft_may_say_is_deployed_twice_without_a_change(api
 )
 async def test_change_is_made_and_schedules_stay_as_they_are(api: PrefectAPI, change: dict[str, Any]) -> None:
     draft = await drafted(api, schedules=ALL_KINDS, concurrency_limit=2)
-    first = await sync_deployment(api, draft)
+    first = await synced(api, draft)
     await pause(api, first, by_kind(first)["0 9 * * *"])
     paused = await api.read_deployment(first.id)
-    changed = await sync_deployment(api, attrs.evolve(draft, **change))
+    changed = await synced(api, attrs.evolve(draft, **change))
     assert changed.id == first.id
     assert by_kind(changed) == by_kind(paused)
     assert changed != paused
-    assert await sync_deployment(api, attrs.evolve(draft, **change)) == changed
-    back = await sync_deployment(api, draft)
+    assert await synced(api, attrs.evolve(draft, **change)) == changed
+    back = await synced(api, draft)
     assert attrs.evolve(back, updated=None) == attrs.evolve(paused, updated=None)
 
 
@@ -123,24 +127,24 @@ async def test_concurrency_limit_that_a_person_has_set_stays_unless_the_draft_ha
     api: PrefectAPI,
 ) -> None:
     draft = await drafted(api)
-    first = await sync_deployment(api, draft)
+    first = await synced(api, draft)
     await api.update_deployment(first.id, attrs.evolve(draft, concurrency_limit=4))
-    assert (await sync_deployment(api, draft)).concurrency_limit == 4
-    changed = await sync_deployment(api, attrs.evolve(draft, description="new"))
+    assert (await synced(api, draft)).concurrency_limit == 4
+    changed = await synced(api, attrs.evolve(draft, description="new"))
     assert (changed.description, changed.concurrency_limit) == ("new", 4)
 
 
 async def test_schedules_become_those_that_are_given(api: PrefectAPI) -> None:
     hourly = DeploymentSchedule(schedule=INTERVAL, slug="hourly")
     draft = await drafted(api, schedules=[DeploymentSchedule(schedule=CRON), hourly])
-    first = await sync_deployment(api, draft)
+    first = await synced(api, draft)
     for schedule in first.schedules:
         await pause(api, first, schedule)
     added = await api.create_deployment_schedule(first.id, DeploymentSchedule(schedule=RULE, slug="mine"))
 
     every_minute = attrs.evolve(hourly, schedule=INTERVAL | {"interval": 60})
     wanted = [DeploymentSchedule(schedule=NOON), DeploymentSchedule(schedule=CRON), every_minute]
-    second = await sync_deployment(api, attrs.evolve(draft, schedules=wanted))
+    second = await synced(api, attrs.evolve(draft, schedules=wanted))
     before, after = by_kind(first), by_kind(second)
     assert after.keys() == {"0 9 * * *", "0 12 * * *", "60.0"}
     # The same as before: it stays paused. Changed or new: it is as it is given.
@@ -149,21 +153,30 @@ async def test_schedules_become_those_that_are_given(api: PrefectAPI) -> None:
     assert (after["60.0"].active, after["60.0"].slug) == (True, "hourly")
     assert after["0 12 * * *"].active
     assert added.id not in {each.id for each in second.schedules}
-    assert (await sync_deployment(api, attrs.evolve(draft, schedules=[]))).schedules == []
+    assert (await synced(api, attrs.evolve(draft, schedules=[]))).schedules == []
+
+
+async def test_what_was_done_is_told(api: PrefectAPI) -> None:
+    draft = await drafted(api, schedules=ALL_KINDS)
+    fewer = attrs.evolve(draft, schedules=ALL_KINDS[:2])
+    other = attrs.evolve(fewer, description="new")
+    changes = [(await sync_deployment(api, each)).change for each in (draft, draft, fewer, other, other)]
+    created, updated, unchanged = DeploymentChange
+    assert changes == [created, unchanged, updated, updated, unchanged]
 
 
 async def test_schedules_that_are_not_spoken_of_stay(api: PrefectAPI) -> None:
     draft = await drafted(api, schedules=ALL_KINDS)
-    first = await sync_deployment(api, draft)
-    second = await sync_deployment(api, attrs.evolve(draft, schedules=None, version="2"))
+    first = await synced(api, draft)
+    second = await synced(api, attrs.evolve(draft, schedules=None, version="2"))
     assert (by_kind(second), second.version) == (by_kind(first), "2")
 
 
 async def test_change_of_schedules_alone_counts_as_a_change_of_the_deployment(api: PrefectAPI) -> None:
     """The server looks every few seconds for runs to make of deployments that were just changed."""
     draft = await drafted(api)
-    first = await sync_deployment(api, draft)
-    second = await sync_deployment(api, attrs.evolve(draft, schedules=[DeploymentSchedule(schedule=CRON)]))
+    first = await synced(api, draft)
+    second = await synced(api, attrs.evolve(draft, schedules=[DeploymentSchedule(schedule=CRON)]))
     assert first.updated is not None
     assert second.updated is not None
     assert second.updated > first.updated
@@ -173,9 +186,9 @@ async def test_change_of_schedules_alone_counts_as_a_change_of_the_deployment(ap
 async def test_flow_or_pool_that_is_missing_is_named(api: PrefectAPI) -> None:
     draft = await drafted(api)
     with pytest.raises(ObjectNotFoundError, match="Flow not found"):
-        await sync_deployment(api, attrs.evolve(draft, flow_id=UUID(int=1)))
+        await synced(api, attrs.evolve(draft, flow_id=UUID(int=1)))
     with pytest.raises(ObjectNotFoundError, match="no-such-pool"):
-        await sync_deployment(api, attrs.evolve(draft, work_pool_name="no-such-pool"))
+        await synced(api, attrs.evolve(draft, work_pool_name="no-such-pool"))
 
 
 # What to do about schedules

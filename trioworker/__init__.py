@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from trioworker.flows.declaration import TrioFlow
     from trioworker.flows.deployment import FlowDeployment
+    from trioworker.flows.registration import DeploymentChange
     from trioworker.flows.schedules import Cron, Interval, RRule
     from trioworker.infrastructure.trio_flows.current import CurrentFlowRun, current_flow_run
     from trioworker.notices import Notice
@@ -51,6 +52,7 @@ __all__ = [
     "ConfigurationError",
     "Cron",
     "CurrentFlowRun",
+    "DeploymentChange",
     "FlowDeployment",
     "GaveUpError",
     "Happening",
@@ -93,6 +95,7 @@ _HOMES = {
     "ConfigurationError": "errors",
     "Cron": "flows.schedules",
     "CurrentFlowRun": "infrastructure.trio_flows.current",
+    "DeploymentChange": "flows.registration",
     "FlowDeployment": "flows.deployment",
     "GaveUpError": "errors",
     "Happening": "observation",

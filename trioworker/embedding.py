@@ -15,6 +15,7 @@ import trio
 
 from trioworker.config import WorkerConfig, WorkerOptions
 from trioworker.errors import sole_errors_bare
+from trioworker.event_loop import require_trio
 from trioworker.notices import Notify, log_notice
 from trioworker.surroundings import Surroundings
 from trioworker.worker import Worker
@@ -48,6 +49,7 @@ async def open_worker(
         SettingsError: a setting that cannot be right.
         APIError: the API cannot be used as configured.
     """
+    require_trio()
     worker = Worker(WorkerConfig(**options), notify=notify, surroundings=surroundings)
     error_in_block: BaseException | None = None
     error_of_worker: BaseException | None = None

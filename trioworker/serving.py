@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from trioworker.api.condition import Condition, ConditionChange
 from trioworker.api.errors import APINotFoundError, NotAuthenticatedError
 from trioworker.config import WorkerConfig
+from trioworker.event_loop import require_trio
 from trioworker.flows.declaration import FlowDeclarations
 from trioworker.flows.deployment import DeploymentPlan, FlowDeployment, choose_flows, deploy
 from trioworker.flows.schedules import Schedule
@@ -69,6 +70,7 @@ class TrioFlows(FlowDeclarations):
         Returns:
             The deployments, in the order in which the functions were declared or named.
         """
+        require_trio()
         self.check()
         plan = DeploymentPlan(
             pool=pool, flows=choose_flows(self, flows), name=name, queue=queue, schedules=schedules

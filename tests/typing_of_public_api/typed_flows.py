@@ -13,6 +13,7 @@ import trioworker
 from trioworker import (
     Cron,
     CurrentFlowRun,
+    DeploymentChange,
     FlowDeployment,
     Interval,
     RRule,
@@ -102,6 +103,7 @@ async def deployments(settings: trioworker.Settings) -> None:
         assert_type(each.flow_name, str)
         assert_type(each.name, str)
         assert_type(each.pool, str)
+        assert_type(each.change, DeploymentChange)
     await app.deploy(pool="media", schedules=[])
     async with trioworker.open_worker(pool="media", flows=app):
         pass

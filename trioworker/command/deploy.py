@@ -92,7 +92,8 @@ async def deploy(
                 " TRIOWORKER_GIVE_UP_AFTER allows."
             )
         for deployment in deployments:
-            output.say(f"Deployed '{deployment.flow_name}/{deployment.name}'.", fg="green")
+            name = f"{deployment.flow_name}/{deployment.name}"
+            output.say(f"Deployed '{name}' ({deployment.change}).", fg="green")
         output.say(
             f"Serve them with: trioworker start --pool {shlex.quote(pool)} --flows {shlex.quote(flows)}"
         )

@@ -14,7 +14,7 @@ from trioworker.api.transport import is_unicode
 from trioworker.errors import ConfigurationError
 from trioworker.flows.declaration import TrioFlow
 from trioworker.flows.pool import TRIO_BASE_JOB_TEMPLATE, TRIO_TYPE, refuse_other_type
-from trioworker.flows.registration import sync_deployment
+from trioworker.flows.registration import DeploymentChange, sync_deployment
 from trioworker.flows.schedules import Schedule
 
 # How the server answers what it does not accept.
@@ -33,12 +33,14 @@ class FlowDeployment:
         flow_name: the flow's name.
         name: the deployment's own name.
         pool: the work pool that its runs wait in.
+        change: whether it was there before, and as it should be.
     """
 
     id: UUID
     flow_name: str
     name: str
     pool: str
+    change: DeploymentChange
 
 
 @attrs.frozen(kw_only=True)
@@ -124,14 +126,21 @@ async def deploy(api: PrefectAPI, plan: DeploymentPlan) -> list[FlowDeployment]:
 async def _deploy_one(api: PrefectAPI, plan: DeploymentPlan, flow: TrioFlow) -> FlowDeployment:
     try:
         known = await api.create_flow(flow.name)
-        deployment = await sync_deployment(api, plan.draft(flow, known.id))
+        synced = await sync_deployment(api, plan.draft(flow, known.id))
     except RequestRefusedError as error:
         if error.status_code != _UNPROCESSABLE:
             raise
         raise ConfigurationError(
             f"The server does not accept the deployment of flow {flow.name!r}: {error.detail}"
         ) from error
-    return FlowDeployment(id=deployment.id, flow_name=flow.name, name=deployment.name, pool=plan.pool)
+    deployment = synced.deployment
+    return FlowDeployment(
+        id=deployment.id,
+        flow_name=flow.name,
+        name=deployment.name,
+        pool=plan.pool,
+        change=synced.change,
+    )
 
 
 async def _have_pool(api: PrefectAPI, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 import attrs
@@ -23,7 +24,29 @@ _DEFAULT_QUEUE = "default"
 _ANY_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 
-async def sync_deployment(api: PrefectAPI, draft: DeploymentDraft) -> Deployment:
+class DeploymentChange(StrEnum):
+    """What deploying has done to a deployment on the server.
+
+    Attributes:
+        CREATED: there was none of this name and flow.
+        UPDATED: something of it was not as the program says, its schedules perhaps.
+        UNCHANGED: all was as the program says.
+    """
+
+    CREATED = "created"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+
+
+@attrs.frozen
+class SyncedDeployment:
+    """A deployment as the server has it now, and what it took to get there."""
+
+    deployment: Deployment
+    change: DeploymentChange
+
+
+async def sync_deployment(api: PrefectAPI, draft: DeploymentDraft) -> SyncedDeployment:
     """Create a deployment, or change the one of this name and flow as far as it differs.
 
     Doing it twice changes nothing the second time: ids stay, and so do the runs that schedules have made. A
@@ -35,9 +58,6 @@ async def sync_deployment(api: PrefectAPI, draft: DeploymentDraft) -> Deployment
         api: the server.
         draft: the deployment as it is to be; its flow and its work pool exist.
 
-    Returns:
-        The deployment as the server now has it.
-
     Raises:
         ObjectNotFoundError: there is no such flow or work pool.
         RequestRefusedError: the server does not like a part of the draft; `detail` says which.
@@ -47,7 +67,7 @@ async def sync_deployment(api: PrefectAPI, draft: DeploymentDraft) -> Deployment
         known = await api.read_deployment_by_name(flow.name, draft.name)
     except ObjectNotFoundError:
         # Only where there is none: of one that exists this would throw away the schedules.
-        return await api.create_deployment(draft)
+        return SyncedDeployment(await api.create_deployment(draft), DeploymentChange.CREATED)
     if draft.concurrency_limit is None:
         # Nothing was said about it, but a person may have.
         draft = attrs.evolve(draft, concurrency_limit=known.concurrency_limit)
@@ -55,11 +75,11 @@ async def sync_deployment(api: PrefectAPI, draft: DeploymentDraft) -> Deployment
         known.schedules, known.schedules if draft.schedules is None else draft.schedules
     )
     if not changes.any and not differs(known, draft):
-        return known
+        return SyncedDeployment(known, DeploymentChange.UNCHANGED)
     await _change_schedules(api, known, changes)
     # Even if it is only for the schedules: the server then makes their runs within seconds, not a minute.
     await api.update_deployment(known.id, draft)
-    return await api.read_deployment(known.id)
+    return SyncedDeployment(await api.read_deployment(known.id), DeploymentChange.UPDATED)
 
 
 @attrs.frozen(kw_only=True)
