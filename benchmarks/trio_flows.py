@@ -8,6 +8,7 @@ called.
     python benchmarks/trio_flows.py [RUNS [LIMIT [SINGLE RUNS]]]
 """
 
+import logging
 import os
 import statistics
 import sys
@@ -148,6 +149,8 @@ def show(what: str, milliseconds: Sequence[float]) -> None:
 
 
 if __name__ == "__main__":
+    # The failures that are asked for are no news.
+    logging.getLogger("trioworker.flow_runs").setLevel(logging.CRITICAL)
     numbers = [int(word) for word in sys.argv[1:]] + [200, 50, 30][len(sys.argv) - 1 :]
     with tempfile.TemporaryDirectory(prefix="trioworker-benchmark-") as directory:
         trio.run(partial(main, Path(directory), *numbers))
