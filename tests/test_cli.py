@@ -324,7 +324,7 @@ async def test_worker_that_is_stopped_before_it_polls_does_not_say_that_it_start
     ended = await user.calls(*WORKER, surroundings=world.surroundings)
     assert ended.exit_code == 0
     assert ended.lines == [
-        "Lost the Prefect API: no connection: refused. Trying again until it is back.",
+        "The Prefect API does not answer: no connection: refused. Trying again until it does.",
         "Received SIGTERM: stopping; no flow run is going on.",
         STOPPED,
     ]

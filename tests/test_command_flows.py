@@ -646,7 +646,7 @@ class TestProcess:
             await worker.line_with("Good night.")
             connection.cancel_scope.cancel()
         assert await worker.exit_code() == 1
-        assert worker.lines_with("Lost the Prefect API")
+        assert worker.lines_with("The Prefect API does not answer")
         assert worker.lines_with(LEAVING)
 
     async def test_local_server_is_not_left_behind_with_what_does_not_end(

@@ -50,13 +50,13 @@ async def test_server_that_comes_back_is_worked_for_again(launch: Launcher, own_
         pool = await prefect.pool()
         deployment = await prefect.deployment(pool, COMPLETES)
         worker = await launch.worker("-p", pool, api=prefect.url)
-    await worker.line_with("Lost the Prefect API")
+    await worker.line_with("The Prefect API does not answer")
     async with own_server.start():
         await worker.line_with("is back after")
         run = await prefect.run(deployment)
         await prefect.reached(run, "Completed", worker)
         assert await worker.stop() == 0
-    assert len(worker.lines_with("Lost the Prefect API")) == 1
+    assert len(worker.lines_with("The Prefect API does not answer")) == 1
     assert len(worker.lines_with("is back after")) == 1
 
 

@@ -101,7 +101,7 @@ class TestFirstSignal:
 
     async def test_waiting_for_the_api_is_ended_at_once(self, launch: Launcher) -> None:
         worker = await launch("start", "-p", "any", api=f"http://127.0.0.1:{free_port()}/api")
-        await worker.line_with("Lost the Prefect API")
+        await worker.line_with("The Prefect API does not answer")
         begin = time.monotonic()
         assert await worker.stop() == 0
         assert time.monotonic() - begin < AT_ONCE

@@ -83,7 +83,7 @@ async def test_cancellation_is_found_by_polling_where_websockets_are_dropped(
         assert await worker.stop() == 0
         # That there is no websocket is no reason to trouble anybody.
         assert "websocket" not in worker.output
-        assert "Lost the Prefect API" not in worker.output
+        assert "The Prefect API does not answer" not in worker.output
         nursery.cancel_scope.cancel()
 
 

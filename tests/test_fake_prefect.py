@@ -338,8 +338,8 @@ async def test_outage_is_noticed_by_every_worker(
         with fake.outage():
             await trio.sleep(600)
         await trio.sleep(600)
-    lost = [notice for notice in fake.notices if notice.message.startswith("Lost")]
-    back = [notice for notice in fake.notices if notice.message.startswith("The Prefect API")]
+    lost = [notice for notice in fake.notices if notice.message.startswith("The Prefect API does not answer")]
+    back = [notice for notice in fake.notices if notice.message.startswith("The Prefect API at ")]
     assert (len(lost), len(back)) == (2, 2)
 
 

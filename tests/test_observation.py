@@ -333,7 +333,10 @@ async def test_notices_are_what_they_were(autojump_clock: Clock, world: World) -
         with world.api.outage("no connection: refused"):
             await trio.sleep(100)
         await trio.sleep(100)
-    assert "Lost the Prefect API: no connection: refused. Trying again until it is back." in world.messages
+    assert (
+        "The Prefect API does not answer: no connection: refused. Trying again until it does."
+        in world.messages
+    )
 
 
 # Watching

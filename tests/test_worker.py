@@ -470,7 +470,7 @@ async def test_outage_is_said_once_and_its_end_once(autojump_clock: Clock, world
         with world.api.outage("no connection: refused"):
             await trio.sleep(600)
         await trio.sleep(100)
-    lost = "Lost the Prefect API: no connection: refused. Trying again until it is back."
+    lost = "The Prefect API does not answer: no connection: refused. Trying again until it does."
     assert world.messages.count(lost) == 1
     assert len(world.notified_at("The Prefect API at http://fake/api is back after")) == 1
 
@@ -484,7 +484,7 @@ async def test_worker_polls_as_soon_as_the_api_is_known_to_be_back(
         await trio.sleep(600)
         world.api.end_outage()
         await trio.sleep(60)
-        (back,) = world.notified_at("The Prefect API")
+        (back,) = world.notified_at("The Prefect API at http://fake/api is back")
         polls = world.api.times("get_scheduled_flow_runs")
         assert next(at for at in polls if at >= back) == back
 
@@ -540,7 +540,7 @@ async def test_api_that_is_away_from_the_start_is_said_at_once(autojump_clock: C
         nursery.start_soon(worker.run)
         await trio.sleep(100)
         worker.shutdown()
-    assert world.notified_at("Lost the Prefect API: no connection: refused.") == [0]
+    assert world.notified_at("The Prefect API does not answer: no connection: refused.") == [0]
 
 
 async def test_first_poll_after_a_start_through_an_outage_is_made_once(

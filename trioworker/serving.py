@@ -86,4 +86,8 @@ class TrioFlows(FlowDeclarations):
 def _log_loss(change: ConditionChange) -> None:
     """Say why nothing happens for a while: requests are repeated."""
     if not change.reachable:
-        log_notice(Notice(f"The Prefect API does not answer: {change.reason}. Trying again.", warning=True))
+        log_notice(
+            Notice(
+                f"The Prefect API does not answer: {change.reason}. Trying again until it does.", warning=True
+            )
+        )

@@ -389,7 +389,7 @@ class Worker:
         if change.reachable:
             self._notify(Notice(f"The Prefect API at {url} is back after {change.seconds:.0f} s."))
         else:
-            message = f"Lost the Prefect API: {change.reason}. Trying again until it is back."
+            message = f"The Prefect API does not answer: {change.reason}. Trying again until it does."
             self._notify(Notice(message, warning=True))
 
     def _say_cut_off(self) -> None:
