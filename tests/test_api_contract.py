@@ -32,6 +32,7 @@ from trioworker.api.models import (
     DeploymentDraft,
     DeploymentSchedule,
     Event,
+    FlowRun,
     FlowRunPolicy,
     Integration,
     LogLine,
@@ -43,8 +44,7 @@ from trioworker.api.models import (
     WorkerMetadata,
 )
 from trioworker.api.transport import Transport, TransportConfig
-from trioworker.runs.claim import Revived, judge_claim
-from trioworker.runs.conclusion import restored
+from trioworker.runs.claim import Late, judge_claim, judge_refusal
 from trioworker.testing import FakePrefectAPI
 
 TEMPLATE = {
@@ -393,10 +393,12 @@ class World:
     pool: str
 
     async def due(self, *queue_names: str, limit: int = 10) -> list[UUID]:
-        runs = await self.api.get_scheduled_flow_runs(
+        return [run.id for run in await self.found(*queue_names, limit=limit)]
+
+    async def found(self, *queue_names: str, limit: int = 10) -> list[FlowRun]:
+        return await self.api.get_scheduled_flow_runs(
             self.pool, queue_names=queue_names, scheduled_before=self.other.now(), limit=limit
         )
-        return [run.id for run in runs]
 
     async def scheduled(self, **kwargs: Any) -> UUID:
         """A run of a new deployment, due since some time."""
@@ -820,6 +822,56 @@ async def test_states_tell_when_they_were_entered(world: World) -> None:
     assert (await world.api.read_flow_run(run_id)).state == states[2]
 
 
+async def test_state_is_known_by_its_id_wherever_it_is_shown(world: World) -> None:
+    run_id = await world.scheduled()
+    [polled] = await world.found()
+    [scheduled] = await world.api.read_flow_run_states(run_id)
+    assert polled.state_id == scheduled.id
+    await world.propose(run_id, "Pending")
+    answer = await world.propose(run_id, "Running")
+    states = await world.api.read_flow_run_states(run_id)
+    read = await world.api.read_flow_run(run_id)
+    assert answer.state is not None
+    assert states[-1].id == answer.state.id == read.state_id
+    assert len({state.id for state in states}) == len(states)
+
+
+async def test_retry_that_a_late_claim_has_met_can_be_put_back_and_goes_on_where_it_was(world: World) -> None:
+    run_id = await world.scheduled()
+    [polled] = await world.found()
+    await world.api.update_flow_run_policy(run_id, FlowRunPolicy(retries=1, retry_delay=60))
+    await put_into(world, run_id, "Running")
+    assert told(await world.propose(run_id, "Failed"))[1] == "AwaitingRetry"
+    claim = ProposedState(type=StateType.PENDING, name="Pending")
+    assert (await world.api.set_flow_run_state(run_id, claim)).status is SetStateStatus.ACCEPT
+    history = await world.api.read_flow_run_states(run_id)
+    verdict = judge_claim(history, {claim.transition_id}, polled.state_id)
+    assert isinstance(verdict, Late)
+    again = await world.api.set_flow_run_state(run_id, ProposedState.again(verdict.left_as))
+    run = await world.api.read_flow_run(run_id)
+    assert (again.status, run.empirical_policy.retry_type) == (SetStateStatus.ACCEPT, "in_process")
+    assert run.state is not None
+    assert run.state.state_details.scheduled_time == history[-2].state_details.scheduled_time
+    assert told(await world.propose(run_id, "Running"))[0] == "WAIT"
+
+
+async def test_end_that_a_refused_claim_has_overwritten_can_be_put_back(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool, concurrency_limit=1)
+    run_id = await world.other.schedule(deployment_id)
+    found_as = (await world.api.read_flow_run(run_id)).state_id
+    await put_into(world, run_id, "Completed")
+    await world.propose(await world.other.schedule(deployment_id), "Pending")
+    refused = await world.propose(run_id, "Pending")
+    assert told(refused)[1] == "AwaitingConcurrencySlot"
+    assert refused.state is not None
+    late = judge_refusal(await world.api.read_flow_run_states(run_id), refused.state, found_as)
+    assert late is not None
+    await world.api.set_flow_run_state(run_id, ProposedState.again(late.left_as), force=True)
+    state = (await world.api.read_flow_run(run_id)).state
+    assert state is not None
+    assert state.name == "Completed"
+
+
 async def test_deleted_flow_run_has_no_states(world: World) -> None:
     run_id = await world.scheduled()
     await world.other.delete_flow_run(run_id)
@@ -834,8 +886,8 @@ async def test_end_of_a_run_that_a_late_claim_has_revived_can_be_put_back(world:
     claim = ProposedState(type=StateType.PENDING, name="Pending")
     assert (await world.api.set_flow_run_state(run_id, claim)).status is SetStateStatus.ACCEPT
     verdict = judge_claim(await world.api.read_flow_run_states(run_id), {claim.transition_id})
-    assert isinstance(verdict, Revived)
-    await world.api.set_flow_run_state(run_id, restored(verdict.ended_as), force=True)
+    assert isinstance(verdict, Late)
+    await world.api.set_flow_run_state(run_id, ProposedState.again(verdict.left_as), force=True)
     state = (await world.api.read_flow_run(run_id)).state
     assert state is not None
     assert (state.type, state.name) == (StateType.COMPLETED, "Completed")
@@ -864,6 +916,17 @@ async def test_infrastructure_pid_is_recorded(world: World) -> None:
     run_id = await world.scheduled()
     await world.api.set_infrastructure_pid(run_id, "host:123")
     assert (await world.api.read_flow_run(run_id)).infrastructure_pid == "host:123"
+
+
+async def test_run_that_waits_and_is_nowhere_any_more_is_cancelled_by_the_server(world: World) -> None:
+    run_id = await world.scheduled()
+    await world.api.set_infrastructure_pid(run_id, "host:123")
+    await world.api.set_infrastructure_pid(run_id, "")
+    assert (await world.api.read_flow_run(run_id)).infrastructure_pid is None
+    await world.propose(run_id, "Cancelling")
+    state = (await world.api.read_flow_run(run_id)).state
+    assert state is not None
+    assert state.name == "Cancelled"
 
 
 async def test_labels_are_added_to_those_that_a_run_has(world: World) -> None:
@@ -1038,6 +1101,19 @@ async def test_created_deployment_is_what_the_draft_says(world: World) -> None:
         created, schedules=[], updated=None
     )
     assert definitions(by_id) == definitions(created)
+
+
+async def test_deployments_are_counted_by_pool_and_flow(world: World) -> None:
+    drafts = [await drafted(world), await drafted(world), await drafted(world)]
+    names = [(await world.api.read_flow(draft.flow_id)).name for draft in drafts]
+    for draft in (drafts[0], attrs.evolve(drafts[0], name="e"), drafts[1]):
+        await world.api.create_deployment(draft)
+    counted = [
+        await world.api.count_deployments(world.pool, flow_names=chosen)
+        for chosen in (names, names[:1], names[1:], names[2:], ["no such flow"], [])
+    ]
+    assert counted == [3, 2, 1, 0, 0, 0]
+    assert await world.api.count_deployments("no such pool", flow_names=names) == 0
 
 
 async def test_least_that_a_draft_may_say_is_enough(world: World) -> None:
@@ -1279,6 +1355,9 @@ async def test_policy_and_place_of_a_run_are_recorded_together(world: World) -> 
     assert (run.empirical_policy.retries, run.infrastructure_pid) == (1, "7:here")
     await world.api.update_flow_run_policy(run_id, FlowRunPolicy(retries=2))
     assert (await world.api.read_flow_run(run_id)).infrastructure_pid == "7:here"
+    await world.api.update_flow_run_policy(run_id, FlowRunPolicy(retries=3), infrastructure_pid="")
+    run = await world.api.read_flow_run(run_id)
+    assert (run.empirical_policy.retries, run.infrastructure_pid) == (3, None)
 
 
 async def test_policy_that_a_worker_sets_decides_on_retries(world: World) -> None:
@@ -2166,7 +2245,7 @@ def test_every_operation_is_asked_of_both_servers() -> None:
 
 
 # How many a worker makes use of; all that it may ask of a server.
-OPERATIONS = 33
+OPERATIONS = 34
 
 
 def _asked_of_both(source: str) -> set[str]:

@@ -11,7 +11,7 @@ import trio.testing
 from support import World
 
 from trioworker.api.models import State, StateDetails, StateType
-from trioworker.runs.claim import Cancelling, Granted, Lost, Revived, judge_claim
+from trioworker.runs.claim import Cancelling, Granted, Late, Lost, judge_claim, judge_refusal
 
 Clock = trio.testing.MockClock
 
@@ -46,14 +46,14 @@ def test_claim_that_others_have_decided_over_is_lost(decided: StateType) -> None
 
 def test_claim_of_a_run_that_others_have_ended_is_not_good() -> None:
     ended = state(StateType.CANCELLED)
-    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS), ended], {OURS}) == Revived(ended)
+    assert judge_claim([SCHEDULED, state(StateType.PENDING, OURS), ended], {OURS}) == Late(ended)
 
 
 def test_claim_that_arrived_before_the_end_but_took_effect_after_it_has_revived_the_run() -> None:
     running, ended = state(StateType.RUNNING), state(StateType.COMPLETED)
     theirs, ours = state(StateType.PENDING, THEIRS), state(StateType.PENDING, OURS)
-    assert judge_claim([SCHEDULED, theirs, running, ours, ended], {OURS}) == Revived(ended)
-    assert judge_claim([SCHEDULED, ours, theirs, running, ended], {OURS}) == Revived(ended)
+    assert judge_claim([SCHEDULED, theirs, running, ours, ended], {OURS}) == Late(ended)
+    assert judge_claim([SCHEDULED, ours, theirs, running, ended], {OURS}) == Late(ended)
 
 
 def test_of_two_claims_the_first_is_granted_though_the_second_was_accepted() -> None:
@@ -78,12 +78,60 @@ def test_claim_of_a_run_that_somebody_runs_is_the_others() -> None:
 )
 def test_claim_of_a_run_that_has_ended_revives_it(final: StateType) -> None:
     ended = state(final)
-    assert judge_claim([SCHEDULED, ended, state(StateType.PENDING, OURS)], {OURS}) == Revived(ended)
+    assert judge_claim([SCHEDULED, ended, state(StateType.PENDING, OURS)], {OURS}) == Late(ended)
 
 
 def test_claim_that_left_no_trace_is_not_acted_upon() -> None:
     assert judge_claim([SCHEDULED], {OURS}) == Lost()
     assert judge_claim([], {OURS}) == Lost()
+
+
+def sequence(*types: StateType, ours_at: int) -> list[State]:
+    """A history, with ids, and a claim of ours."""
+    return [
+        State(
+            id=uuid4(),
+            type=each,
+            state_details=StateDetails(transition_id=OURS if place == ours_at else None),
+        )
+        for place, each in enumerate(types)
+    ]
+
+
+BEGUN_BY_OTHERS = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING)
+
+
+def test_claim_of_a_retry_that_others_have_come_to_is_late() -> None:
+    history = sequence(*BEGUN_BY_OTHERS, StateType.SCHEDULED, StateType.PENDING, ours_at=4)
+    assert judge_claim(history, {OURS}, history[0].id) == Late(history[3])
+    # Found as that retry, it is a retry for whoever is free.
+    assert judge_claim(history, {OURS}, history[3].id) == Granted()
+
+
+def test_claim_that_arrived_before_a_retry_of_others_but_took_effect_after_it_is_late() -> None:
+    history = sequence(
+        StateType.SCHEDULED, StateType.PENDING, *BEGUN_BY_OTHERS[1:], StateType.SCHEDULED, ours_at=1
+    )
+    assert judge_claim(history, {OURS}, history[0].id) == Late(history[4])
+
+
+def test_claim_of_a_run_that_others_have_given_back_is_good() -> None:
+    history = sequence(
+        StateType.SCHEDULED, StateType.PENDING, StateType.SCHEDULED, StateType.PENDING, ours_at=3
+    )
+    assert judge_claim(history, {OURS}, history[0].id) == Granted()
+
+
+@pytest.mark.parametrize("left_as", [StateType.COMPLETED, StateType.SCHEDULED])
+def test_refusal_that_has_overwritten_what_others_have_left_is_seen(left_as: StateType) -> None:
+    history = sequence(*BEGUN_BY_OTHERS, left_as, StateType.SCHEDULED, ours_at=-1)
+    assert judge_refusal(history, history[-1], history[0].id) == Late(history[3])
+
+
+@pytest.mark.parametrize("before", [(), BEGUN_BY_OTHERS[1:], BEGUN_BY_OTHERS[1:2]])
+def test_refusal_that_has_overwritten_nothing_is_only_a_refusal(before: tuple[StateType, ...]) -> None:
+    history = sequence(StateType.SCHEDULED, *before, StateType.SCHEDULED, ours_at=-1)
+    assert judge_refusal(history, history[-1], history[0].id) is None
 
 
 async def test_run_that_ended_between_poll_and_claim_is_put_back_to_its_end(
@@ -138,4 +186,4 @@ def test_states_that_we_have_proposed_since_the_claim_are_ours_too() -> None:
 def test_run_that_ended_between_our_states_is_somebody_elses() -> None:
     submitting, ended = uuid4(), state(StateType.COMPLETED)
     history = [SCHEDULED, state(StateType.PENDING, OURS), ended, state(StateType.PENDING, submitting)]
-    assert judge_claim(history, {OURS, submitting}) == Revived(ended)
+    assert judge_claim(history, {OURS, submitting}) == Late(ended)

@@ -250,7 +250,9 @@ async def test_settings_are_those_of_the_process(autojump_clock: Clock, user: Us
         (("--limit", "0"), "'--limit'"),
         (("--prefetch-seconds", "-1"), "'--prefetch-seconds'"),
         (("--drain-timeout", "soon"), "'--drain-timeout'"),
+        (("--drain-timeout", "nan"), "'--drain-timeout': nan is no number of seconds."),
         (("--kill-grace", "-0.1"), "'--kill-grace'"),
+        (("--kill-grace", "-NaN"), "'--kill-grace': -NaN is no number of seconds."),
         (("--install-policy", "sometimes"), "'--install-policy'"),
         (("--log-format", "xml"), "'--log-format'"),
         (("--name",), "'--name' requires an argument"),
@@ -279,6 +281,27 @@ async def test_run_once_sees_what_is_due_to_its_end(autojump_clock: Clock, user:
     assert world.now == 100
     # The log is that of Prefect's console.
     assert any(line.endswith("Flow run 'run-1' submitted to infrastructure") for line in ended.errors)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (
+            ("-q", "typo"),
+            "Nothing was polled, since a work queue is missing: Work pool queue 'pool/typo' not found.",
+        ),
+        (
+            ("-p", "typo", "--no-create-pool-if-not-found"),
+            "Work pool 'typo' does not exist, and this worker may not create it.",
+        ),
+    ],
+)
+async def test_run_once_on_what_is_not_there_is_an_error_that_names_it(
+    autojump_clock: Clock, user: User, world: World, words: tuple[str, ...], error: str
+) -> None:
+    ended = await user.calls(*WORKER, "--run-once", *words, surroundings=world.surroundings)
+    assert (ended.exit_code, ended.errors) == (1, [f"Error: {error}"])
+    assert not [line for line in ended.lines if "Waiting" in line]
 
 
 async def test_worker_goes_on_until_it_is_told_to_stop(
@@ -695,6 +718,71 @@ async def test_server_that_does_not_start_ends_the_command(
     server.error = LocalServerError("The server died.")
     ended = await user.calls(*LOCAL, surroundings=NOWHERE)
     assert (ended.exit_code, ended.errors) == (1, ["Error: The server died."])
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds", "parts"),
+    [
+        ((), "33", "drain 20 s, kill grace 5 s, flush 3 s"),
+        (("--drain-timeout", "0.5", "--kill-grace", "0.5"), "9", "drain 0.5 s, kill grace 0.5 s, flush 3 s"),
+    ],
+)
+async def test_time_that_the_server_may_take_to_end_is_part_of_the_bound(
+    *,
+    autojump_clock: Clock,
+    user: User,
+    world: World,
+    server: StandIn,
+    nursery: trio.Nursery,
+    options: tuple[str, ...],
+    seconds: str,
+    parts: str,
+) -> None:
+    nursery.start_soon(terminated_after, 100)
+    ended = await user.calls(*LOCAL, *options, surroundings=world.surroundings)
+    assert (
+        f"Once told to stop, the worker is gone within {seconds} s ({parts}, local server 5 s)."
+        in ended.lines
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--type", "docker"), "Unable to start worker."),
+        (("--type", "docker", "--install-policy", "never"), "Unable to start worker."),
+        (("--type", "trio"), "The flow runs of work pool 'pool' are calls of functions"),
+        (("--type", "prefect-agent"), "'prefect-agent' typed work pools work with Prefect Agents"),
+        (("--name", "a/b"), "Worker name cannot contain '/' or '%'"),
+    ],
+)
+async def test_no_server_is_started_for_what_cannot_be(
+    autojump_clock: Clock, user: User, server: StandIn, words: tuple[str, ...], complaint: str
+) -> None:
+    ended = await user.calls(*LOCAL, *words, surroundings=NOWHERE)
+    assert ended.exit_code == 1
+    assert ended.errors[0].startswith(f"Error: {complaint}")
+    assert "Starting a local Prefect server." not in ended.lines
+
+
+async def test_type_that_cannot_be_for_a_local_server_is_told_as_for_any_other(
+    autojump_clock: Clock, user: User, server: StandIn
+) -> None:
+    ended = await user.calls(*LOCAL, "--type", "docker", "--limit", "3", surroundings=NOWHERE)
+    assert ended.lines == ["Nothing is installed without asking, and there is no terminal to ask on."]
+    assert ended.errors[-1] == (f"  prefect worker start --pool '{POOL}' --type docker --name me --limit 3")
+
+
+async def test_local_server_is_asked_for_a_package_that_may_be_installed(
+    autojump_clock: Clock, user: User, world: World, server: StandIn
+) -> None:
+    world.api.worker_packages.clear()
+    surroundings = attrs.evolve(world.surroundings, infrastructure=Surroundings().infrastructure)
+    words = ("--type", "docker", "--install-policy", "always")
+    ended = await user.calls(*LOCAL, *words, surroundings=surroundings)
+    assert ended.exit_code == 1
+    assert ended.lines[-1] == "Could not find a package for worker type 'docker'."
+    assert world.api.count("read_worker_packages") == 1
 
 
 async def test_server_that_is_still_starting_can_be_done_without(

@@ -512,6 +512,15 @@ CASES: dict[str, Case] = {
             (DEPLOYED_DOCUMENT | {"schedules": [{}]}, "answer.schedules[0].schedule"),
         ],
     ),
+    "count_deployments": Case(
+        call=lambda client: client.count_deployments("my pool", flow_names=["a", "b"]),
+        method="POST",
+        path="deployments/count",
+        body={"flows": {"name": {"any_": ["a", "b"]}}, "work_pools": {"name": {"any_": ["my pool"]}}},
+        answer=3,
+        result=3,
+        nonsense=[({}, "answer")],
+    ),
     "create_deployment": Case(
         call=lambda client: client.create_deployment(DRAFT),
         method="POST",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import signal
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ from support import World
 from test_cli import NOWHERE, User, terminated_after
 from test_flow_loading import Project
 
+from trioworker.api.errors import APIUnavailableError
 from trioworker.api.models import Deployment
 from trioworker.command.cli import trioworker as trioworker_command
 
@@ -195,6 +198,7 @@ class TestDeploy:
             (("--interval", "inf"), "--interval must be some seconds, more than 0, not inf."),
             (("--interval", "1e300"), "--interval must be some seconds, more than 0, not 1e+300."),
             (("--cron", " "), "The cron of a schedule is empty."),
+            (("--cron", "bogus"), "'bogus' is no cron expression: it has five fields"),
             (
                 ("--cron", "@daily", "--timezone", "Mars/One"),
                 "'Mars/One' is no time zone that this machine knows",
@@ -238,15 +242,20 @@ class TestDeploy:
         assert ended.exit_code == 1
         assert ended.errors[0].startswith("Error: PREFECT_API_URL is not set")
 
-    async def test_patience_is_that_of_the_setting(
-        self, autojump_clock: Clock, user: User, project: Project, world: World
+    @pytest.mark.parametrize("setting", ["", "7"])
+    async def test_patience_is_that_of_the_setting_or_a_minute(
+        self, autojump_clock: Clock, user: User, project: Project, world: World, setting: str
     ) -> None:
         project.has("shop.py", SHOP)
-        user.sets(TRIOWORKER_GIVE_UP_AFTER="7")
+        user.sets(TRIOWORKER_GIVE_UP_AFTER=setting)
         world.api.latency = 100
+        begin = trio.current_time()
         ended = await user.calls("deploy", "shop:app", "-p", POOL, surroundings=world.surroundings)
+        seconds = setting or "60"
+        assert trio.current_time() - begin == pytest.approx(float(seconds))
         assert ended.exit_code == 1
-        assert ended.errors[-1].startswith("Error: It could not be deployed within 7 s")
+        assert ended.errors[-1].startswith(f"Error: It could not be deployed within {seconds} s")
+        assert "TRIOWORKER_GIVE_UP_AFTER" in ended.errors[-1]
 
     async def test_api_that_does_not_answer_is_told_twice_in_one_line_each(
         self, user: User, project: Project
@@ -257,6 +266,7 @@ class TestDeploy:
         assert ended.exit_code == 1
         at_once, in_the_end = ended.errors
         assert " | WARNING | trioworker - The Prefect API does not answer: no connection" in at_once
+        assert re.search(r"Trying again, for \d+ s at most\.$", at_once)
         assert in_the_end.startswith("Error: no connection: ")
 
     async def test_json_is_all_there_is_where_it_is_asked_for(
@@ -298,6 +308,8 @@ class TestDeploy:
         options = {name for option in trioworker_command.commands["deploy"].params for name in option.opts}
         assert options - {"flows"} <= shown
         assert {"MODULE:ATTR", "--pool", "--cron", "--interval", "--rrule", "--timezone"} <= shown
+        assert "gives up after 60 seconds" in " ".join(ended.lines)
+        assert "TRIOWORKER_GIVE_UP_AFTER" in shown
 
 
 @pytest.fixture
@@ -309,6 +321,13 @@ def functions(world: World) -> Deployment:
 
 SERVE = ("start", "-p", POOL, "-n", "me", "--flows", "shop:app")
 
+SERVING = "Serving 4 flows: greet, wait, sleep, insist."
+
+NOT_DEPLOYED = (
+    "Work pool 'functions' has no deployment of any of them yet, so there will be no runs; to deploy:"
+    " trioworker deploy shop:app --pool functions"
+)
+
 
 class TestServe:
     async def test_functions_are_called_and_what_they_log_is_shown_and_sent(
@@ -318,7 +337,7 @@ class TestServe:
         run = world.api.schedule(functions, parameters={"name": "world"})
         ended = await user.calls(*SERVE, "--run-once", surroundings=world.surroundings)
         assert ended.exit_code == 0
-        assert ended.lines == ["Worker 'me' started!", "Worker 'me' stopped!"]
+        assert ended.lines == ["Worker 'me' started!", SERVING, "Worker 'me' stopped!"]
         assert world.states(run)[-1] == "Completed"
         assert [line.partition(" | ")[2] for line in ended.errors if "shop" in line] == [
             "INFO    | shop - Flow run 'run-1': Hello, world."
@@ -372,6 +391,87 @@ class TestServe:
         words = ("start", "-p", POOL, "--flows", "shop:app", "--run-once")
         ended = await user.calls(*words, surroundings=world.surroundings)
         assert ended.lines[0].startswith("Worker 'TrioWorker ")
+
+    async def test_what_is_served_is_said_and_that_none_of_it_is_deployed(
+        self, *, autojump_clock: Clock, user: User, project: Project, world: World, nursery: trio.Nursery
+    ) -> None:
+        project.has("shop.py", SHOP)
+        # Of other pools, or of other flows, are no use.
+        world.api.add_work_pool(POOL, pool_type="trio")
+        world.api.add_deployment("greet", "pool")
+        world.api.add_deployment("report", POOL)
+        nursery.start_soon(terminated_after, 10)
+        ended = await user.calls(*SERVE, surroundings=world.surroundings)
+        assert ended.exit_code == 0
+        assert ended.lines[:2] == ["Worker 'me' started!", SERVING]
+        assert ended.lines[2].startswith("Once told to stop, ")
+        assert ended.lines[3:-2] == [NOT_DEPLOYED]
+        assert world.api.count("count_deployments") == 1
+
+    async def test_name_of_a_pool_and_a_single_flow_are_put_into_words(
+        self, autojump_clock: Clock, user: User, project: Project, world: World
+    ) -> None:
+        project.has("one.py", test_flow_loading.APP)
+        words = ("start", "-p", "my pool", "-n", "me", "--flows", "one:app", "--run-once")
+        ended = await user.calls(*words, surroundings=world.surroundings)
+        assert ended.lines[1:] == [
+            "Worker 'me' started!",
+            "Serving 1 flow: work.",
+            (
+                "Work pool 'my pool' has no deployment of it yet, so there will be no runs; to deploy:"
+                " trioworker deploy one:app --pool 'my pool'"
+            ),
+            "Worker 'me' stopped!",
+        ]
+
+    async def test_one_deployment_is_reason_enough_to_start(
+        self, *, autojump_clock: Clock, user: User, project: Project, world: World, functions: Deployment
+    ) -> None:
+        project.has("shop.py", SHOP)
+        ended = await user.calls(*SERVE, "--run-once", surroundings=world.surroundings)
+        assert ended.lines == ["Worker 'me' started!", SERVING, "Worker 'me' stopped!"]
+        assert world.api.count("count_deployments") == 1
+
+    @pytest.mark.parametrize("latency", [0, math.inf])
+    async def test_what_the_server_does_not_say_of_deployments_is_not_waited_for(
+        self,
+        *,
+        autojump_clock: Clock,
+        user: User,
+        project: Project,
+        world: World,
+        functions: Deployment,
+        nursery: trio.Nursery,
+        latency: float,
+    ) -> None:
+        project.has("shop.py", SHOP)
+        world.api.fail("count_deployments", APIUnavailableError("gone"))
+        world.api.latencies["count_deployments"] = latency
+        run = world.api.schedule(functions)
+        nursery.start_soon(terminated_after, 3)
+        ended = await user.calls(*SERVE, surroundings=world.surroundings)
+        assert ended.exit_code == 0
+        assert not [line for line in ended.lines if "deploy" in line]
+        assert dict(world.api.history(run.id))["Completed"] == 0
+        assert world.now == 3
+
+    async def test_worker_that_runs_once_waits_for_word_of_deployments_but_not_for_long(
+        self, *, autojump_clock: Clock, user: User, project: Project, world: World, functions: Deployment
+    ) -> None:
+        project.has("shop.py", SHOP)
+        world.api.latencies["count_deployments"] = math.inf
+        ended = await user.calls(*SERVE, "--run-once", surroundings=world.surroundings)
+        assert (ended.exit_code, world.now) == (0, 5)
+
+    async def test_worker_that_runs_once_can_be_stopped_before_it_polls(
+        self, *, autojump_clock: Clock, user: User, project: Project, world: World, nursery: trio.Nursery
+    ) -> None:
+        project.has("shop.py", SHOP)
+        world.api.start_outage()
+        nursery.start_soon(terminated_after, 3)
+        ended = await user.calls(*SERVE, "--run-once", surroundings=world.surroundings)
+        assert (ended.exit_code, world.now) == (0, 3)
+        assert SERVING not in ended.lines
 
     async def test_functions_are_for_no_worker_of_another_type(self, user: User, project: Project) -> None:
         project.has("shop.py", SHOP)

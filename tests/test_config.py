@@ -91,8 +91,10 @@ def test_no_seconds_at_all_are_allowed(tmp_path: Path, field: str) -> None:
 
 def test_worker_without_api_says_what_to_set(tmp_path: Path) -> None:
     nothing = Settings.load({"HOME": str(tmp_path)}, tmp_path)
-    with pytest.raises(ConfigurationError, match="PREFECT_API_URL is not set"):
+    with pytest.raises(ConfigurationError, match="PREFECT_API_URL is not set") as caught:
         WorkerConfig(pool="pool", settings=nothing)
+    # In words that fit `trioworker deploy` too, which has no such option.
+    assert "`trioworker start --local-server` starts one and says its URL" in str(caught.value)
 
 
 def test_prefetch_comes_from_the_settings_unless_given(tmp_path: Path) -> None:

@@ -238,6 +238,7 @@ async def test_every_method_is_a_checkpoint() -> None:
         lambda: fake.create_deployment(draft),
         lambda: fake.update_deployment(limited.id, draft),
         lambda: fake.read_deployment_by_name("flow", "limited"),
+        lambda: fake.count_deployments("pool", flow_names=["flow"]),
         lambda: fake.create_deployment_schedule(limited.id, CRON),
         lambda: fake.update_deployment_schedule(limited.id, known),
         lambda: fake.delete_deployment_schedule(limited.id, known.id or run.id),

@@ -13,6 +13,7 @@ import pytest
 
 from trioworker import ConfigurationError, TrioFlow, TrioFlows
 from trioworker.flows.schedules import Cron, Interval, RRule
+from trioworker.testing.schedules import check_schedule
 
 
 @pytest.fixture
@@ -124,6 +125,52 @@ def test_value_that_cannot_be_right_is_refused(app: TrioFlows, options: Any, com
         app.flow(name="a", **options)(resize)
 
 
+SCHEDULES = "schedules must be a list of Cron, Interval and RRule"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"retries": "2"}, "retries must be a whole number, not '2'"),
+        ({"retries": None}, "retries must be a whole number, not None"),
+        ({"retry_delay": "2"}, "retry_delay must be a number of seconds, not '2'"),
+        ({"retry_delay": timedelta(0)}, "retry_delay must be a number of seconds, not datetime.timedelta(0)"),
+        ({"timeout": "3"}, "timeout must be a number of seconds, or None, not '3'"),
+        ({"description": 1}, "description must be text, or None, not 1"),
+        ({"tags": "slow"}, "tags must be a list of text, not 'slow'"),
+        ({"tags": 5}, "tags must be a list of text, not 5"),
+        ({"tags": [5]}, "tags must be a list of text, not (5,)"),
+        ({"tags": None}, "tags must be a list of text, not None"),
+        ({"version": 2}, "version must be text, or None, not 2"),
+        ({"concurrency_limit": "3"}, "concurrency_limit must be a whole number, or None, not '3'"),
+        ({"concurrency_limit": 2.5}, "concurrency_limit must be a whole number, or None, not 2.5"),
+        ({"schedules": ["0 0 * * *"]}, f"{SCHEDULES}, not ('0 0 * * *',)"),
+        ({"schedules": "0 0 * * *"}, f"{SCHEDULES}, not '0 0 * * *'"),
+        ({"schedules": Cron("@daily")}, f"{SCHEDULES}, not {Cron('@daily')!r}"),
+        ({"schedules": None}, f"{SCHEDULES}, not None"),
+    ],
+)
+def test_argument_of_a_wrong_type_is_named(app: TrioFlows, options: Any, complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        app.flow(name="a", **options)(resize)
+    assert str(caught.value) == f"Flow 'a': {complaint}."
+    assert len(app) == 0
+
+
+def test_name_must_be_text(app: TrioFlows) -> None:
+    name: Any = 5
+    with pytest.raises(ConfigurationError, match="The name of a flow must be text, not 5"):
+        app.flow(name=name)(resize)
+
+
+def test_tags_and_schedules_may_come_from_any_iterable(app: TrioFlows) -> None:
+    several: Any = {"tags": {"blue"}, "schedules": (Cron(cron) for cron in ("@daily", "@weekly"))}
+    app.flow(name="a", **several)(resize)
+    [flow] = app
+    assert flow.tags == ("blue",)
+    assert flow.schedules == (Cron("@daily"), Cron("@weekly"))
+
+
 class Resizer:
     """Makes pictures smaller."""
 
@@ -215,6 +262,11 @@ def test_check_finds_what_cannot_be_served(app: TrioFlows) -> None:
 # Schedules
 
 
+def _any(value: Any) -> Any:
+    """A value of a type that a type checker would not let through."""
+    return value
+
+
 def test_cron_in_the_form_of_the_api() -> None:
     assert Cron("0 4 * * *").document() == {"cron": "0 4 * * *", "timezone": "UTC", "day_or": True}
     assert Cron("0 4 1 * 1", timezone="Europe/Berlin", day_or=False).document() == {
@@ -235,6 +287,24 @@ def test_interval_in_the_form_of_the_api() -> None:
     assert Interval(1, anchor=anchor).document()["anchor_date"] == "2026-02-03T00:00:00+00:00"
 
 
+@pytest.mark.parametrize(
+    "cron",
+    [
+        "0 3 * * *",
+        "  0\t3 * *   mon-fri ",
+        "0 3 * * * 30",
+        "0 3 * * * 30 2027",
+        "*/5 8-17 1,L jan *",
+        "0 0 * * sat#2",
+        "@DAILY",
+        "@midnight",
+    ],
+)
+def test_cron_expression_that_a_server_takes_is_taken(cron: str) -> None:
+    check_schedule({"cron": cron})
+    assert Cron(cron).document()["cron"] == cron
+
+
 def test_rrule_in_the_form_of_the_api() -> None:
     rule = RRule("FREQ=WEEKLY;BYDAY=MO", timezone="Europe/Berlin")
     assert rule.document() == {"rrule": "FREQ=WEEKLY;BYDAY=MO", "timezone": "Europe/Berlin"}
@@ -253,6 +323,14 @@ def test_rrule_in_the_form_of_the_api() -> None:
         (lambda: Interval(math.nan), "is no interval"),
         (lambda: Interval(math.inf), "is no interval"),
         (lambda: Interval(1, anchor=datetime(2026, 1, 1)), "needs a time zone"),  # noqa: DTZ001
+        (lambda: Cron("bogus"), "'bogus' is no cron expression: it has five fields"),
+        (lambda: Cron("0 3 * *"), "'0 3 . .' is no cron expression"),
+        (lambda: Cron("0 3 * * * * * *"), "is no cron expression"),
+        (lambda: Cron(_any(5)), "The cron of a schedule must be text, not 5"),
+        (lambda: RRule(_any(None)), "The rrule of a schedule must be text, not None"),
+        (lambda: Cron("@daily", timezone=_any(None)), "None is no time zone"),
+        (lambda: Interval(_any("60")), "must be seconds or a timedelta, not '60'"),
+        (lambda: Interval(1, anchor=_any("2026-01-01")), "must be a datetime, not '2026-01-01'"),
     ],
 )
 def test_schedule_that_cannot_be_right_is_refused(make: Callable[[], Any], complaint: str) -> None:

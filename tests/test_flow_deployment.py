@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from uuid import UUID, uuid4
 import attrs
 import pytest
 import support
+import trio
+import trio.testing
 from conftest import PrefectServer
 from support import NO_JITTER
 
@@ -227,6 +230,23 @@ class TestAgain:
         assert second == attrs.evolve(first, change=DeploymentChange.UNCHANGED)
         assert (await place.there(first), await place.api.read_work_pool(place.pool)) == before
 
+    async def test_no_more_is_asked_of_the_server_than_is_needed(
+        self, fake: Place, fake_api: FakePrefectAPI
+    ) -> None:
+        app = declare(fake)
+        await fake.deploy(app)
+        first = [call.method for call in fake_api.calls]
+        await fake.deploy(app)
+        again = [call.method for call in fake_api.calls][len(first) :]
+        assert first == [
+            "read_work_pool",
+            "create_work_pool",
+            "create_flow",
+            "read_deployment_by_name",
+            "create_deployment",
+        ]
+        assert again == ["read_work_pool", "create_flow", "read_deployment_by_name"]
+
     @pytest.mark.server
     async def test_server_s_own_documents_and_the_runs_of_schedules_stay(
         self, prefect_server: PrefectServer, tmp_path: Path
@@ -367,6 +387,57 @@ class TestRefused:
         assert str(caught.value).startswith(beginning)
         assert not await place.has(place.name("work"))
 
+    async def test_refused_schedule_leaves_those_that_work(self, place: Place) -> None:
+        (deployment,) = await place.deploy(declare(place, schedules=[NIGHTLY, HOURLY]))
+        before = await place.there(deployment)
+        with pytest.raises(ConfigurationError, match="The server does not accept"):
+            await place.deploy(declare(place, schedules=[MONDAYS, Cron("0 25 * * *")]))
+        assert await place.there(deployment) == before
+
+    @pytest.mark.server
+    async def test_refused_schedule_leaves_the_runs_of_those_that_work(
+        self, prefect_server: PrefectServer, tmp_path: Path
+    ) -> None:
+        app, pool, settings = TrioFlows(), f"pool-{uuid4()}", real_settings(prefect_server, tmp_path)
+
+        @app.flow(name=f"flow-{uuid4()}", schedules=[HOURLY])
+        async def work() -> None: ...
+
+        (deployment,) = await app.deploy(pool=pool, settings=settings)
+        path = f"deployments/{deployment.id}/schedule"
+        past = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-01T02:00:00Z"}
+        await prefect_server.acall("POST", path, past)
+        await prefect_server.acall("POST", path, {"min_runs": 4})
+
+        async def runs() -> list[str]:
+            where = {"deployments": {"id": {"any_": [str(deployment.id)]}}}
+            return sorted(run["id"] for run in await prefect_server.acall("POST", "flow_runs/filter", where))
+
+        before = await runs()
+        assert len(before) >= 4 + 2
+        with pytest.raises(ConfigurationError, match="Invalid cron string"):
+            await app.deploy(pool=pool, schedules=[Cron("0 25 * * *")], settings=settings)
+        assert await runs() == before
+
+    async def test_flows_that_were_deployed_before_the_refused_one_are_named(self, place: Place) -> None:
+        app = declare_several(place, ["a", "b"])
+
+        @app.flow(name=place.name("c"), schedules=[Cron("0 25 * * *")])
+        async def work() -> None: ...
+
+        with pytest.raises(ConfigurationError) as caught:
+            await place.deploy(app)
+        assert f"(deployed before it: '{place.name('a')}', '{place.name('b')}'): " in str(caught.value)
+        assert await place.has(place.name("b"))
+        assert not await place.has(place.name("c"))
+
+    @pytest.mark.parametrize("schedules", [NIGHTLY, "0 3 * * *", "", ["0 3 * * *"], [NIGHTLY, None]])
+    async def test_schedules_are_a_list_of_schedules(self, fake: Place, schedules: Any) -> None:
+        words = "schedules must be a list of Cron, Interval and RRule, not "
+        with pytest.raises(ConfigurationError) as caught:
+            await fake.deploy(declare(fake), schedules=schedules, surroundings=NOWHERE)
+        assert str(caught.value) == f"{words}{schedules!r}."
+
     @pytest.mark.server
     @pytest.mark.parametrize(
         ("schedule", "words"),
@@ -481,6 +552,28 @@ class TestFailures:
         told = [record for record in caplog.records if record.name == "trioworker"]
         assert [record.levelname for record in told] == ["WARNING"]
         assert told[0].getMessage().startswith("The Prefect API does not answer: no connection")
+
+    @pytest.mark.parametrize(
+        ("patience", "words"), [(math.inf, "Trying again."), (60, "Trying again, for 60 s at most.")]
+    )
+    async def test_api_that_does_not_answer_is_waited_for_as_long_as_the_caller_lets_it(
+        self,
+        autojump_clock: trio.testing.MockClock,
+        fake: Place,
+        caplog: pytest.LogCaptureFixture,
+        patience: float,
+        words: str,
+    ) -> None:
+        @asynccontextmanager
+        async def open_api(_: WorkerConfig, condition: Condition) -> AsyncIterator[PrefectAPI]:
+            condition.failed("no connection")
+            yield fake.api
+
+        with caplog.at_level(logging.INFO, "trioworker"), trio.move_on_after(patience):
+            await fake.deploy(declare(fake), surroundings=Surroundings(open_api=open_api))
+        assert [record.getMessage() for record in caplog.records if record.name == "trioworker"] == [
+            f"The Prefect API does not answer: no connection. {words}"
+        ]
 
 
 def without_state(document: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,21 @@ from uuid import UUID, uuid4
 
 import attrs
 import pytest
+import trio
+import trio.testing
 from conftest import PrefectServer
 
 from trioworker.api.client import PrefectAPI, open_client
-from trioworker.api.errors import ObjectNotFoundError
+from trioworker.api.errors import NotPermittedError, ObjectNotFoundError, RequestRefusedError
 from trioworker.api.models import Deployment, DeploymentDraft, DeploymentSchedule
 from trioworker.api.transport import TransportConfig
-from trioworker.flows.registration import DeploymentChange, compare_schedules, says_the_same, sync_deployment
+from trioworker.flows.registration import (
+    DeploymentChange,
+    SyncedDeployment,
+    compare_schedules,
+    says_the_same,
+    sync_deployment,
+)
 from trioworker.testing import FakePrefectAPI
 
 CRON = {"cron": "0 9 * * *", "timezone": "Europe/Berlin"}
@@ -55,8 +63,12 @@ def by_kind(deployment: Deployment) -> dict[str, DeploymentSchedule]:
     }
 
 
+async def sync(api: PrefectAPI, draft: DeploymentDraft) -> SyncedDeployment:
+    return await sync_deployment(api, (await api.read_flow(draft.flow_id)).name, draft)
+
+
 async def synced(api: PrefectAPI, draft: DeploymentDraft) -> Deployment:
-    return (await sync_deployment(api, draft)).deployment
+    return (await sync(api, draft)).deployment
 
 
 ALL_KINDS = [
@@ -160,7 +172,7 @@ async def test_what_was_done_is_told(api: PrefectAPI) -> None:
     draft = await drafted(api, schedules=ALL_KINDS)
     fewer = attrs.evolve(draft, schedules=ALL_KINDS[:2])
     other = attrs.evolve(fewer, description="new")
-    changes = [(await sync_deployment(api, each)).change for each in (draft, draft, fewer, other, other)]
+    changes = [(await sync(api, each)).change for each in (draft, draft, fewer, other, other)]
     created, updated, unchanged = DeploymentChange
     assert changes == [created, unchanged, updated, updated, unchanged]
 
@@ -183,12 +195,93 @@ async def test_change_of_schedules_alone_counts_as_a_change_of_the_deployment(ap
     assert len(second.schedules) == 1
 
 
-async def test_flow_or_pool_that_is_missing_is_named(api: PrefectAPI) -> None:
+async def test_flow_or_pool_that_is_missing_is_an_error(api: PrefectAPI) -> None:
     draft = await drafted(api)
-    with pytest.raises(ObjectNotFoundError, match="Flow not found"):
-        await synced(api, attrs.evolve(draft, flow_id=UUID(int=1)))
+    with pytest.raises(RequestRefusedError, match="Data integrity conflict"):
+        await sync_deployment(api, "no such flow", attrs.evolve(draft, flow_id=UUID(int=1)))
     with pytest.raises(ObjectNotFoundError, match="no-such-pool"):
         await synced(api, attrs.evolve(draft, work_pool_name="no-such-pool"))
+
+
+# What is refused, and what is interrupted
+
+HOURLY = DeploymentSchedule(schedule=INTERVAL, slug="hourly")
+NEVER = DeploymentSchedule(schedule={"cron": "0 25 * * *"})
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        [NEVER],
+        [NEVER, DeploymentSchedule(schedule=NOON)],
+        [DeploymentSchedule(schedule=NOON), NEVER],
+        [attrs.evolve(HOURLY, schedule=NOON), NEVER],
+        [DeploymentSchedule(schedule=NOON), attrs.evolve(HOURLY, schedule=NEVER.schedule)],
+    ],
+    ids=["alone", "first", "last", "after a change", "as a change"],
+)
+async def test_schedule_that_is_refused_leaves_all_as_it_was(
+    api: PrefectAPI, wanted: list[DeploymentSchedule]
+) -> None:
+    draft = await drafted(api, schedules=[DeploymentSchedule(schedule=CRON), HOURLY])
+    before = await synced(api, draft)
+    with pytest.raises(RequestRefusedError) as caught:
+        await synced(api, attrs.evolve(draft, schedules=wanted, description="new"))
+    assert caught.value.status_code == 422
+    assert await api.read_deployment(before.id) == before
+
+
+async def test_deployment_that_is_refused_keeps_its_schedules() -> None:
+    api = FakePrefectAPI()
+    draft = await drafted(api, schedules=ALL_KINDS)
+    before = await synced(api, draft)
+    api.fail("update_deployment", RequestRefusedError("PATCH /x", 409, "the parameters do not fit"))
+    with pytest.raises(RequestRefusedError):
+        await synced(api, attrs.evolve(draft, schedules=[DeploymentSchedule(schedule=NOON)], version="2"))
+    assert await api.read_deployment(before.id) == before
+
+
+async def test_server_that_does_not_try_schedules_is_sent_them_nevertheless() -> None:
+    """One may want to know of a deployment first whether it is there, or ours, and only then read what is sent."""
+    api = FakePrefectAPI()
+    draft = await drafted(api)
+    await synced(api, draft)
+    api.fail("create_deployment_schedule", NotPermittedError("POST /x", 403, "not yours"))
+    after = await synced(api, attrs.evolve(draft, schedules=[DeploymentSchedule(schedule=NOON)]))
+    assert by_kind(after).keys() == {"0 12 * * *"}
+
+
+async def test_interrupted_anywhere_there_are_never_too_few_schedules_and_the_next_time_puts_it_right(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    draft_of_old = [DeploymentSchedule(schedule=CRON), DeploymentSchedule(schedule=RULE), HOURLY]
+    every_minute = attrs.evolve(HOURLY, schedule=INTERVAL | {"interval": 60})
+    wanted = [
+        DeploymentSchedule(schedule=NOON),
+        DeploymentSchedule(schedule={"cron": "@daily"}),
+        every_minute,
+    ]
+    interruptions = 0
+    while True:
+        api = FakePrefectAPI()
+        draft = await drafted(api, schedules=draft_of_old)
+        first = await synced(api, draft)
+        changed = attrs.evolve(draft, schedules=wanted, version="2")
+        api.latency = 1
+        with trio.move_on_after(interruptions + 0.5) as scope:
+            await synced(api, changed)
+        api.latency = 0
+        if not scope.cancelled_caught:
+            break
+        interruptions += 1
+        there = by_kind(await api.read_deployment(first.id))
+        assert "hourly" in {each.slug for each in there.values()}
+        assert there.keys() >= {"0 12 * * *", "@daily"} or {each.id for each in first.schedules} <= {
+            each.id for each in there.values()
+        }
+        assert by_kind(await synced(api, changed)).keys() == {"0 12 * * *", "@daily", "60.0"}
+    # Two to find it, three trials, one change of the deployment, five of its schedules, one more, and a last look.
+    assert interruptions == 2 + 3 + 1 + 5 + 1 + 1
 
 
 # What to do about schedules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from support import FOREVER, POOL, World
 from trioworker.api.client import LARGEST_PAGE
 from trioworker.api.errors import APIUnavailableError, RequestRefusedError
 from trioworker.api.models import FlowRun
+from trioworker.errors import ConfigurationError
 from trioworker.intake import choose, page_size
 from trioworker.testing import Script
 
@@ -177,3 +179,15 @@ async def test_queue_that_does_not_exist_is_said(autojump_clock: Clock, world: W
     async with world.working(queues=("no such queue",)):
         await trio.sleep(100)
     assert any("no such queue" in message for message in world.messages)
+
+
+async def test_only_poll_fails_on_a_queue_that_does_not_exist(autojump_clock: Clock, world: World) -> None:
+    """To whoever has it called by the clock, a mistyped name must not look like success."""
+    run = world.schedule()
+    missing = (
+        "Nothing was polled, since a work queue is missing: Work pool queue 'pool/no such queue' not found."
+    )
+    with pytest.raises(ConfigurationError, match=re.escape(missing)):
+        await world.worker(queues=("default", "no such queue"), run_once=True).run()
+    assert world.messages == ["Discovered type 'process' for work pool 'pool'."]
+    assert world.states(run) == ["Scheduled"]

@@ -12,6 +12,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from flow_support import Stage
 from support import FOREVER, POOL, World
 
 from trioworker import (
@@ -638,3 +639,68 @@ async def test_process_id_is_read_from_the_identifier(identifier: str, pid: int 
     run.note_start(identifier)
     assert run_status(run).pid == pid
     assert run_status(run).identifier == identifier
+
+
+# Functions, which nobody can end
+
+
+@pytest.fixture
+async def stage(world: World) -> Stage:
+    """With a function that has 500 seconds of shielded clean-up."""
+    stage = Stage(world)
+
+    @stage.app.flow()
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(500)
+
+    return stage
+
+
+async def refuse_cancelled_of(stage: Stage, run: FlowRun) -> float:
+    """Have a run cancelled whose clean-up does not end in time; returns when that was, in seconds."""
+    await stage.world.api.wait_for_state(run.id, "Running")
+    cancelled_at = stage.world.now
+    stage.world.api.cancel(run.id)
+    await trio.sleep(29)
+    stage.world.api.fail("set_flow_run_state", RequestRefusedError("POST", 422, "no"))
+    return cancelled_at
+
+
+async def test_function_keeps_its_slot_though_the_api_refuses_to_hear_of_its_end(
+    autojump_clock: Clock, stage: Stage
+) -> None:
+    run = stage.schedule()
+    worker = stage.worker(limit=1)
+    watch = worker.watch()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        cancelled_at = await refuse_cancelled_of(stage, run)
+        await trio.sleep(300)
+        assert worker.status().free == 0
+        await trio.sleep(300)
+        assert worker.status().free == 1
+        worker.shutdown()
+    finished = finish(await rest(watch))
+    assert finished.end is RunEnd.UNSETTLED
+    assert finished.at == stage.world.api.moment(cancelled_at + 500)
+
+
+async def test_worker_that_is_stopped_waits_for_no_clean_up_to_settle_what_the_api_has_refused(
+    autojump_clock: Clock, stage: Stage
+) -> None:
+    run = stage.schedule()
+    worker = stage.worker(limit=1)
+    watch = worker.watch()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        await refuse_cancelled_of(stage, run)
+        await trio.sleep(60)
+        worker.stop()
+        stopped_at = stage.world.now
+    finished = finish(await rest(watch))
+    assert finished.at == stage.world.api.moment(stopped_at)
+    assert finished.end is not RunEnd.UNSETTLED

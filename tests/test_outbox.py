@@ -247,7 +247,7 @@ async def test_dropped_entries_are_said_though_the_rest_of_their_batch_finds_no_
         api.latency = 1.2
     assert caplog.messages == [
         "Dropped one of the events, which the API refuses: Invalid request received.",
-        "The API did not take 1 events and 0 log lines in time; they are lost",
+        "1 events and 0 log lines did not reach the API in time; they are lost",
     ]
 
 
@@ -345,7 +345,7 @@ async def test_flush_ends_at_its_deadline_and_counts_what_is_lost(
             outbox.event(event(str(number)))
         outbox.log(line("hello"))
     assert api.seconds() == 3
-    assert caplog.messages[-1] == "The API did not take 60 events and 1 log lines in time; they are lost"
+    assert caplog.messages[-1] == "60 events and 1 log lines did not reach the API in time; they are lost"
 
 
 async def test_flush_counts_what_is_half_delivered(
@@ -358,7 +358,7 @@ async def test_flush_counts_what_is_half_delivered(
         api.latency = 1.2
     # At 1.2 all are refused, at 2.4 the first half is taken, at 3 it is over.
     assert len(api.events) == 4
-    assert caplog.messages == ["The API did not take 4 events and 0 log lines in time; they are lost"]
+    assert caplog.messages == ["4 events and 0 log lines did not reach the API in time; they are lost"]
 
 
 async def test_flush_under_a_deadline_in_the_past_ends_at_once(
@@ -368,7 +368,7 @@ async def test_flush_under_a_deadline_in_the_past_ends_at_once(
         api.start_outage()
         outbox.event(event())
     assert api.seconds() == 0
-    assert caplog.messages == ["The API did not take 1 events and 0 log lines in time; they are lost"]
+    assert caplog.messages == ["1 events and 0 log lines did not reach the API in time; they are lost"]
 
 
 async def test_flush_can_be_ended_early(
@@ -386,7 +386,7 @@ async def test_flush_can_be_ended_early(
             api.start_outage()
             outbox.event(event())
     assert api.seconds() == 2
-    assert caplog.messages == ["The API did not take 1 events and 0 log lines in time; they are lost"]
+    assert caplog.messages == ["1 events and 0 log lines did not reach the API in time; they are lost"]
 
 
 async def test_emitter_that_was_ended_before_the_block_still_takes_what_it_is_given(
@@ -440,3 +440,32 @@ async def test_error_in_the_block_flushes_too(autojump_clock: Clock, api: FakePr
     with pytest.RaisesGroup(ZeroDivisionError):
         await block()
     assert names(api) == ["last"]
+
+
+async def test_what_comes_during_the_flush_is_counted(
+    autojump_clock: Clock, api: FakePrefectAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def emit(*, task_status: trio.TaskStatus[Outbox]) -> None:
+        async with emitting(api, flush_deadline=within(3)) as outbox:
+            outbox.log(line("in time"))
+            task_status.started(outbox)
+
+    api.start_outage()
+    async with trio.open_nursery() as nursery:
+        outbox = await nursery.start(emit)
+        await trio.sleep(1)
+        outbox.event(event())
+        outbox.log(line("late"))
+        outbox.log(line("later"))
+    assert caplog.messages[-1] == "1 events and 3 log lines did not reach the API in time; they are lost"
+
+
+async def test_what_comes_after_the_end_is_lost_without_an_error(
+    autojump_clock: Clock, api: FakePrefectAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with emitting(api, flush_deadline=within(3)) as outbox:
+        outbox.log(line("in time"))
+    outbox.event(event())
+    outbox.log(line("late"))
+    assert [each.message for each in api.logs] == ["in time"]
+    assert caplog.messages == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import trio
 import trio.testing
 
@@ -150,3 +151,42 @@ async def test_leaving_in_a_hurry_cuts_nothing_off_where_nothing_runs(autojump_c
     shutdown = make()
     shutdown.abandon()
     assert not shutdown.cut_off
+
+
+async def test_flush_of_a_worker_that_was_held_up_has_a_second(autojump_clock: Clock) -> None:
+    """A thread goes on for as long as it likes, and what it says at its end is to be heard."""
+    shutdown = make()
+    with shutdown.last_words():
+        await trio.sleep(7)
+    await trio.sleep(100)
+    assert shutdown.flush_deadline() == trio.current_time() + 1
+
+
+async def test_flush_after_a_late_end_takes_no_longer_than_it_is_to_take_at_the_most(
+    autojump_clock: Clock,
+) -> None:
+    shutdown = Shutdown(drain_timeout=20, kill_grace=5, flush_timeout=0.5)
+    shutdown.begin_cut_off()
+    await trio.sleep(100)
+    assert shutdown.flush_deadline() == trio.current_time() + 0.5
+
+
+@pytest.mark.parametrize("late", [0, 0.125])
+async def test_last_words_that_took_all_their_time_leave_the_flush_none(
+    autojump_clock: Clock, late: float
+) -> None:
+    """A clock rings a little late, which must not prolong what was promised by more than that."""
+    shutdown = make()
+    start = trio.current_time()
+    with shutdown.last_words():
+        await trio.sleep(10_000)
+    await trio.sleep(late)
+    assert shutdown.flush_deadline() == start + 8 + 2 * late
+
+
+async def test_abandon_leaves_a_second_though_the_last_deadline_is_over(autojump_clock: Clock) -> None:
+    shutdown = make()
+    shutdown.begin_cut_off()
+    await trio.sleep(100)
+    shutdown.abandon()
+    assert shutdown.flush.deadline == trio.current_time() + 1

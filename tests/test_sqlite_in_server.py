@@ -12,9 +12,10 @@ from trioworker.sqlite_in_server import RELEASE_FAILED_STATEMENTS
 
 pytestmark = pytest.mark.process
 
-# One connection's write was refused, since another one has written after its first look. It waits for the database,
-# in a thread as in the server, when the cursor of the refused write is destroyed in the thread of the event loop;
-# which then lets the other one commit. Whoever waits at the wrong place, the waiting write is refused in the end.
+# One connection's statement failed, for what it says or since another connection has written after its first look. It
+# waits for the database, in a thread as in the server, when the cursor of the failed statement is destroyed in the
+# thread of the event loop; which then lets the other one commit. Whoever waits at the wrong place, the waiting write
+# is refused in the end.
 STANDSTILL = """
 import sqlite3, sys, threading
 
@@ -33,8 +34,8 @@ one.execute("SELECT * FROM written").fetchall()
 other.execute("INSERT INTO written VALUES ('first')")
 refused = one.cursor()
 try:
-    refused.execute("INSERT INTO written VALUES ('refused')")
-except sqlite3.OperationalError as error:
+    refused.{refused_call}
+except (sqlite3.OperationalError, OverflowError) as error:
     print(error)
 one.execute("ROLLBACK")
 
@@ -56,17 +57,33 @@ del refused
 other.execute("COMMIT")
 writer.join()
 print([word for word, in one.execute("SELECT word FROM written")])
+one.close()
+other.close()
 """
 
 
-def test_the_loop_waits_for_no_connection_that_waits_for_the_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("refused_call", "reason"),
+    [
+        ("execute(\"INSERT INTO written VALUES ('refused')\")", "database is locked"),
+        ("executemany('INSERT INTO written VALUES (?)', [('refused',)])", "database is locked"),
+        (
+            "execute('INSERT INTO written VALUES (?)', [2**64])",
+            "Python int too large to convert to SQLite INTEGER",
+        ),
+    ],
+    ids=["execute", "executemany", "a value that does not fit"],
+)
+def test_the_loop_waits_for_no_connection_that_waits_for_the_database(
+    refused_call: str, reason: str, tmp_path: Path
+) -> None:
     ended = subprocess.run(
         [
             sys.executable,
             "-W",
             "error",
             "-c",
-            RELEASE_FAILED_STATEMENTS + STANDSTILL,
+            RELEASE_FAILED_STATEMENTS + STANDSTILL.format(refused_call=refused_call),
             str(tmp_path / "database"),
         ],
         capture_output=True,
@@ -74,5 +91,5 @@ def test_the_loop_waits_for_no_connection_that_waits_for_the_database(tmp_path: 
         timeout=60,
         check=True,
     )
-    assert ended.stdout.splitlines() == ["database is locked", "['first', 'second', 'third']"]
+    assert ended.stdout.splitlines() == [reason, "['first', 'second', 'third']"]
     assert not ended.stderr

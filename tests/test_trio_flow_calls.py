@@ -6,14 +6,18 @@ import functools
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import trio
 import trio.testing
+from flow_support import Stage
+from support import World
 
 from trioworker import TrioFlow
+from trioworker.infrastructure.protocol import Assignment
 from trioworker.infrastructure.trio_flows.call import (
     Broken,
     CallResult,
@@ -24,6 +28,9 @@ from trioworker.infrastructure.trio_flows.call import (
     TimedOut,
 )
 from trioworker.infrastructure.trio_flows.current import CurrentFlowRun, RunInContext
+from trioworker.infrastructure.trio_flows.infrastructure import FlowJob, TrioInfrastructure
+from trioworker.infrastructure.trio_flows.services import Services
+from trioworker.service import Rhythm
 
 Clock = trio.testing.MockClock
 
@@ -366,3 +373,83 @@ async def test_group_without_anything_but_errors_is_an_error(autojump_clock: Clo
         raise ExceptionGroup("all", [ValueError("x")])
 
     assert isinstance(await result_of(function), Raised)
+
+
+# Who waits for its end
+
+
+def _claimed(stage: Stage) -> tuple[TrioInfrastructure, FlowJob]:
+    """The infrastructure without a worker, with five seconds of grace, and a run that is claimed."""
+    services = Services(
+        api=stage.world.api,
+        patience=Rhythm(interval=1, chance=lambda: 0.5),
+        send_log=None,
+        send_event=stage.world.api.events.append,
+        heartbeat_seconds=None,
+        now=stage.world.api.now,
+        stopping=lambda: False,
+        wait_stopping=trio.sleep_forever,
+    )
+    infrastructure = TrioInfrastructure(stage.app, services, 5)
+    run = stage.schedule()
+    stage.world.api.set_state(run.id, "Pending")
+    assignment = Assignment(
+        flow_run=run, flow_name="work", name=run.name, labels={}, configuration={}, environment={}
+    )
+    return infrastructure, infrastructure.prepare(assignment)
+
+
+async def _cancellation() -> trio.Cancelled:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as error:  # noqa: ASYNC103 - it is wanted for itself
+            return error  # noqa: ASYNC104
+    raise AssertionError
+
+
+async def _seconds_until_left(tmp_path: Path, error: BaseException) -> float:
+    """When a workspace is left that an error ends after 15 seconds, while its call goes on until 100."""
+    stage = Stage(World(tmp_path))
+
+    @stage.app.flow()
+    async def work() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(100)
+
+    infrastructure, job = _claimed(stage)
+
+    async def fail() -> None:
+        async with infrastructure.open_workspace(job) as opened:
+            with trio.move_on_after(10):
+                await infrastructure.run(opened)
+            raise error
+
+    async with infrastructure.open():
+        with pytest.raises(type(error)) as caught:
+            await fail()
+        assert caught.value is error
+        return stage.world.now
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), ExceptionGroup("all", [ValueError("x")])])
+async def test_whoever_fails_waits_for_the_end(
+    autojump_clock: Clock, tmp_path: Path, error: Exception
+) -> None:
+    assert await _seconds_until_left(tmp_path, error) == 100
+
+
+async def test_whoever_is_cancelled_does_not_wait(autojump_clock: Clock, tmp_path: Path) -> None:
+    assert await _seconds_until_left(tmp_path, await _cancellation()) == 15
+
+
+async def test_whoever_fails_in_the_company_of_a_cancellation_does_not_wait(
+    autojump_clock: Clock, tmp_path: Path
+) -> None:
+    both = BaseExceptionGroup("both", [ValueError("x"), await _cancellation()])
+    assert await _seconds_until_left(tmp_path, both) == 15
+
+
+async def test_interrupt_does_not_wait(autojump_clock: Clock, tmp_path: Path) -> None:
+    assert await _seconds_until_left(tmp_path, KeyboardInterrupt()) == 15

@@ -512,3 +512,46 @@ def test_thread_that_outlives_the_program_may_go_on_logging(tmp_path: Path, conf
     thread.start()
     thread.join()
     assert "late" not in configured.getvalue()
+
+
+def test_thread_that_outlives_the_worker_may_go_on_logging(tmp_path: Path, configured: io.StringIO) -> None:
+    """As one does whose line was still being formatted when the worker took its handler back."""
+
+    async def program() -> list[str]:
+        stage = Stage(World(tmp_path))
+        of_call: list[tuple[contextvars.Context, RunLogHandler]] = []
+
+        @stage.app.flow()
+        async def work() -> None:
+            run = run_in_context.get()
+            assert run is not None
+            assert isinstance(run.owner, RunLogHandler)
+            of_call.append((contextvars.copy_context(), run.owner))
+            logger.info("in time")
+
+        run = stage.schedule()
+        await stage.finish(run)
+        [(context, handler)] = of_call
+        record = logger.makeRecord(logger.name, logging.INFO, "", 0, "late", (), None)
+        await trio.to_thread.run_sync(context.run, handler.handle, record)
+        return messages(stage, run)
+
+    assert trio.run(program) == ["in time"]
+
+
+async def test_last_lines_arrive_though_a_clean_up_has_held_up_the_end(
+    autojump_clock: Clock, stage: Stage, configured: io.StringIO, caplog: pytest.LogCaptureFixture
+) -> None:
+    @stage.app.flow()
+    async def work() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(100)
+            logger.info("cleaned up")
+
+    run = stage.schedule()
+    async with stage.working(kill_grace=5, flush_timeout=3) as worker:
+        await stage.world.api.wait_for_state(run.id, "Running")
+        worker.stop()
+    assert messages(stage, run) == ["cleaned up"]
+    assert stage.world.api.events[-1].event == "prefect.worker.stopped"
+    assert "did not reach the API" not in caplog.text

@@ -1153,7 +1153,16 @@ async def test_run_that_was_deleted_is_left(autojump_clock: Clock, stage: Stage)
     assert "The flow run was deleted." in stage.said(run)
 
 
-async def test_run_that_may_not_begin_is_left_as_it_is(autojump_clock: Clock, stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        (4, "Somebody has made something else of the flow run, which is Completed now"),
+        (8.5, "The server did not let the flow run begin (state Completed): Run is already COMPLETED."),
+    ],
+)
+async def test_run_that_may_not_begin_is_left_as_it_is(
+    autojump_clock: Clock, stage: Stage, at: float, said: str
+) -> None:
     count = Counter()
 
     @stage.app.flow()
@@ -1162,15 +1171,12 @@ async def test_run_that_may_not_begin_is_left_as_it_is(autojump_clock: Clock, st
 
     run = stage.schedule(at=9)
     async with stage.working():
-        await sleep_until(stage.world, 4)
+        await sleep_until(stage.world, at)
         stage.world.api.set_state(run.id, "Completed", data={"type": "reference"}, force=True)
         await sleep_until(stage.world, 20)
     assert count.count == 0
     assert stage.states(run)[-1] == "Completed"
-    assert (
-        "The server did not let the flow run begin (state Completed): Run is already COMPLETED."
-        in stage.said(run)
-    )
+    assert said in stage.said(run)
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
@@ -1469,6 +1475,7 @@ async def _opened(stage: Stage, run: FlowRun) -> AsyncIterator[tuple[TrioInfrast
         send_event=stage.world.api.events.append,
         heartbeat_seconds=None,
         now=stage.world.api.now,
+        stopping=lambda: False,
         wait_stopping=trio.sleep_forever,
     )
     infrastructure = TrioInfrastructure(stage.app, services, 5)

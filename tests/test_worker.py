@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from flow_support import Stage
 from support import FOREVER, POOL, World, settle
 
 from trioworker import (
@@ -381,6 +382,27 @@ async def test_abandon_leaves_a_second_for_the_flush(autojump_clock: Clock, worl
         await trio.sleep(1)
         worker.abandon()
     assert world.now == 12
+
+
+async def test_abandon_leaves_a_second_to_a_function_whose_end_was_being_told(
+    autojump_clock: Clock, world: World
+) -> None:
+    stage = Stage(world)
+
+    @stage.app.flow()
+    async def work() -> None:
+        await trio.sleep(5)
+
+    run = stage.schedule()
+    async with stage.working(kill_grace=25) as worker:
+        await world.api.wait_for_state(run.id, "Running")
+        world.api.start_outage()
+        await trio.sleep(10)
+        worker.stop()
+        await trio.sleep(1)
+        worker.abandon()
+        abandoned_at = world.now
+    assert world.now == abandoned_at + 1
 
 
 async def test_shutdown_may_be_called_any_number_of_times(autojump_clock: Clock, world: World) -> None:
@@ -803,7 +825,9 @@ async def test_refused_heartbeats_start_no_hot_loop(autojump_clock: Clock, world
 async def test_one_shot_does_not_wait_for_a_pool_that_it_may_not_create(
     autojump_clock: Clock, world: World
 ) -> None:
-    with pytest.raises(WorkerRefusedError):
+    with pytest.raises(
+        WorkerRefusedError, match="Work pool 'another' does not exist, and this worker may not"
+    ):
         await world.worker(pool="another", run_once=True, create_pool_if_not_found=False).run()
 
 

@@ -72,6 +72,7 @@ async def assemble(
         base_job_template=config.base_job_template,
         default_base_job_template=infrastructure.default_base_job_template,
         create=config.create_pool_if_not_found,
+        wait=not config.run_once,
         notify=notify,
     )
     return FlowRunner(
@@ -131,6 +132,7 @@ def _serving(
         send_event=outbox.event,
         heartbeat_seconds=config.settings.flow_heartbeat_seconds,
         now=now,
+        stopping=lambda: shutdown.requested,
         wait_stopping=shutdown.wait_requested,
     )
     return TrioInfrastructure(flows, services, config.kill_grace)

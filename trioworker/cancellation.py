@@ -24,7 +24,7 @@ _ORPHAN_SECONDS = 5.0
 
 def is_orphan(flow_run: FlowRun) -> bool:
     """Whether a run has neither begun nor been given a place to run, so that nobody may see to its cancellation."""
-    return flow_run.start_time is None and flow_run.infrastructure_pid is None
+    return flow_run.start_time is None and not flow_run.infrastructure_pid
 
 
 @attrs.define(kw_only=True)

@@ -121,8 +121,9 @@ class WorkerConfig:
             raise ConfigurationError(f"The base job template {problem}")
         if self.settings.api_url is None:
             raise ConfigurationError(
-                "PREFECT_API_URL is not set, so there is no Prefect to work for. Set it to the URL of a Prefect API"
-                " (such as http://127.0.0.1:4200/api), or try `trioworker start --local-server`."
+                "PREFECT_API_URL is not set, so there is no Prefect to work with. Set it to the URL of a Prefect API"
+                " (such as http://127.0.0.1:4200/api). If there is none yet, `trioworker start --local-server` starts"
+                " one and says its URL."
             )
 
     def _check_flows(self) -> None:

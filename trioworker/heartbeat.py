@@ -53,7 +53,9 @@ async def keep_heartbeat(
             raise explain(error) from error
         if pool is None:
             if not wait_for_pool:
-                raise WorkerRefusedError("The work pool does not exist, and this worker may not create it.")
+                raise WorkerRefusedError(
+                    f"Work pool {registration.pool_name!r} does not exist, and this worker may not create it."
+                )
             return
         outbox.heartbeat(_heartbeat(pool.name, registration, rhythm.interval))
         if not synced:

@@ -12,6 +12,7 @@ import trio
 from trioworker.api.client import LARGEST_PAGE, PrefectAPI
 from trioworker.api.errors import ObjectNotFoundError
 from trioworker.api.models import FlowRun
+from trioworker.errors import ConfigurationError
 from trioworker.health import PollingHealth
 from trioworker.notices import Notice, Notify
 from trioworker.runs.active import ActiveRuns
@@ -65,8 +66,17 @@ class Intake:
     now: Callable[[], datetime]
     _complaint: str = attrs.field(default="", init=False)
 
-    async def poll(self, runs: trio.Nursery) -> None:
-        """Poll once, and start what was found."""
+    async def poll(self, runs: trio.Nursery, *, only_time: bool = False) -> None:
+        """Poll once, and start what was found.
+
+        Args:
+            runs: where it is started.
+            only_time: whether there is no next poll, for which a work queue that is missing might be made.
+
+        Raises:
+            ConfigurationError: a work queue is missing, and this is the only poll.
+            APIError: the API does not answer, or refuses to.
+        """
         try:
             listed = await self.api.get_scheduled_flow_runs(
                 self.pool_name,
@@ -75,7 +85,11 @@ class Intake:
                 limit=page_size(self.active.free, len(self.active)),
             )
         except ObjectNotFoundError as error:
-            self._say_missing(error.detail)
+            if self._is_about_a_queue(error):
+                missing = f"a work queue is missing: {error.detail}"
+                if only_time:
+                    raise ConfigurationError(f"Nothing was polled, since {missing}") from error
+                self._complain(f"Nothing is polled, since {missing}")
             self.pool_is_gone()
             return
         self._complaint = ""
@@ -87,11 +101,14 @@ class Intake:
             with trio.CancelScope(shield=True):
                 await runs.start(self.runner.run, flow_run)
 
-    def _say_missing(self, detail: str) -> None:
-        """Say once that a queue is missing; of a missing pool the heartbeat has something to say."""
-        if self.queue_names and "queue" in detail and detail != self._complaint:
-            self._complaint = detail
-            self.notify(Notice(f"Nothing is polled, since a work queue is missing: {detail}", warning=True))
+    def _is_about_a_queue(self, error: ObjectNotFoundError) -> bool:
+        """Whether it is a queue that is missing; of a missing pool the heartbeat has something to say."""
+        return bool(self.queue_names) and "queue" in error.detail
+
+    def _complain(self, message: str) -> None:
+        if message != self._complaint:
+            self._complaint = message
+            self.notify(Notice(message, warning=True))
 
     async def keep_polling(
         self,

@@ -8,8 +8,8 @@ the API. Three lanes keep a slow batch of logs from starving a heartbeat:
 - logs: in batches
 
 An outage holds a lane up and loses nothing. What does get lost is counted and said: entries that find
-their lane full, entries that cannot be sent or that the API refuses for good, and what is left when the time to
-flush is over.
+their lane full, entries that cannot be sent or that the API refuses for good, what comes while the rest is being
+flushed, and what is left when the time for that is over.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class _BatchLane(Generic[T]):
         self._batch_seconds = batch_seconds
         self._put, self._take = trio.open_memory_channel[T](capacity)
         self._overflowed = 0
+        self._late = 0
         self._dropped: list[APIError] = []
         self._in_hand = 0
         self._failures = 0
@@ -99,6 +100,9 @@ class _BatchLane(Generic[T]):
                     self._what,
                 )
             self._overflowed += 1
+        except trio.ClosedResourceError:
+            # From a thread that outlives the worker. One that comes after `discard`, too, has nobody left to tell.
+            self._late += 1
 
     def close(self) -> None:
         """Take no more; what is there is still sent."""
@@ -108,7 +112,7 @@ class _BatchLane(Generic[T]):
         """Forget what has not been sent; returns how many entries that are."""
         self._say_dropped()
         self._say_overflow()
-        undelivered = self._in_hand + self._take.statistics().current_buffer_used
+        undelivered = self._in_hand + self._take.statistics().current_buffer_used + self._late
         self._take.close()
         return undelivered
 
@@ -278,7 +282,7 @@ class Outbox:
         events, lines = self._events.discard(), self._logs.discard()
         if events or lines:
             _logger.warning(
-                "The API did not take %d events and %d log lines in time; they are lost", events, lines
+                "%d events and %d log lines did not reach the API in time; they are lost", events, lines
             )
 
 

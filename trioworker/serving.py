@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+import trio
 
 from trioworker.api.condition import Condition, ConditionChange
 from trioworker.api.errors import APINotFoundError, NotAuthenticatedError
@@ -50,6 +53,10 @@ class TrioFlows(FlowDeclarations):
         What is as it should be already is left alone: a schedule that somebody has paused stays paused, and runs
         that are scheduled stay. Deploying needs no worker, and a worker no deploying if it was done before.
 
+        While the API does not answer, each request is repeated as often as `PREFECT_CLIENT_MAX_RETRIES` says, which
+        may take minutes. A cancel scope around it, such as `trio.fail_after(60)`, ends it sooner; nothing that was
+        deployed is lost by that, and the next time does the rest.
+
         Args:
             pool: the work pool, of type `trio`; created if there is none.
             flows: the names of those to deploy; None for all.
@@ -62,7 +69,8 @@ class TrioFlows(FlowDeclarations):
 
         Raises:
             ConfigurationError: there is no flow of such a name, a signature cannot be served, the server does not
-                accept something (such as a malformed cron expression), or the URL or the key of the API is wrong.
+                accept something (such as a malformed cron expression; of that flow nothing was changed then), or the
+                URL or the key of the API is wrong.
             WorkerRefusedError: there is such a work pool, but of another type; nothing was changed.
             SettingsError: a setting that cannot be right.
             APIError: the API could not be reached, or not to the end; deploy once more, then.
@@ -85,9 +93,11 @@ class TrioFlows(FlowDeclarations):
 
 def _log_loss(change: ConditionChange) -> None:
     """Say why nothing happens for a while: requests are repeated."""
-    if not change.reachable:
-        log_notice(
-            Notice(
-                f"The Prefect API does not answer: {change.reason}. Trying again until it does.", warning=True
-            )
-        )
+    if change.reachable:
+        return
+    # This is called within a request, and so within the cancel scopes of whoever deploys.
+    left = trio.current_effective_deadline() - trio.current_time()
+    bound = "" if left == math.inf else f", for {left:.0f} s at most"
+    log_notice(
+        Notice(f"The Prefect API does not answer: {change.reason}. Trying again{bound}.", warning=True)
+    )

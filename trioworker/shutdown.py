@@ -83,8 +83,10 @@ class Shutdown:
     def abandon(self) -> None:
         """Leave a second for everything that still waits; whoever kills processes has done so before."""
         self.stop()
-        self._bring_forward(trio.current_time() + _ABANDONED_SECONDS)
-        self.flush.deadline = min(self.flush.deadline, self._last_deadline)
+        deadline = trio.current_time() + _ABANDONED_SECONDS
+        self._bring_forward(deadline)
+        # Not the last deadline, which may be over long since if a thread holds the worker up.
+        self.flush.deadline = min(self.flush.deadline, deadline)
 
     def begin_cut_off(self) -> None:
         """Take note that runs are being ended before their time; from now on the last deadline counts."""
@@ -123,5 +125,12 @@ class Shutdown:
             yield scope
 
     def flush_deadline(self) -> float:
-        """Until when the outbox may go on sending, asked once the runs have ended."""
-        return min(trio.current_time() + self._flush_timeout, self._last_deadline)
+        """Until when the outbox may go on sending, asked once the runs have ended.
+
+        What nothing can end, such as a thread, may have held the worker up beyond the last deadline. Then there is as
+        much time again for what has been left to tell meanwhile, but no more than a second.
+        """
+        now = trio.current_time()
+        held_up = max(0.0, now - self._last_deadline)
+        last = max(self._last_deadline, now + min(held_up, _ABANDONED_SECONDS))
+        return min(now + self._flush_timeout, last)

@@ -18,13 +18,21 @@ import functools, sqlite3, sys
 
 if sys.version_info < (3, 12):
 
-    class ReleasingCursor(sqlite3.Cursor):
-        def execute(self, *arguments):
+    def releasing(method):
+        @functools.wraps(method)
+        def release_if_failed(cursor, *arguments):
             try:
-                return super().execute(*arguments)
-            except sqlite3.Error:
-                self.close()  # here, in the connection's own thread
+                return method(cursor, *arguments)
+            except Exception:  # of whatever fails: too large a number is not even an error of SQLite's
+                cursor.close()  # here, in the connection's own thread
                 raise
+
+        return release_if_failed
+
+    class ReleasingCursor(sqlite3.Cursor):
+        execute = releasing(sqlite3.Cursor.execute)
+        executemany = releasing(sqlite3.Cursor.executemany)
+        # Neither is a script's statement kept, nor the cursor that the connection's own `execute` makes.
 
     class ReleasingConnection(sqlite3.Connection):
         def cursor(self, factory=ReleasingCursor):

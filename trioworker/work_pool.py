@@ -65,7 +65,7 @@ async def discover(
                 warning=True,
             )
             return Discovery(worker_type="process", notices=(notice,))
-        _refuse_agent(worker_type)
+        refuse_agent(worker_type)
         return Discovery(worker_type=worker_type)
     notices: list[Notice] = []
     if pool.is_paused:
@@ -89,7 +89,7 @@ async def discover(
     if worker_type is None:
         worker_type = pool.type
         notices.append(Notice(f"Discovered type {worker_type!r} for work pool {pool_name!r}."))
-    _refuse_agent(worker_type)
+    refuse_agent(worker_type)
     if pool.needs_no_worker:
         raise WorkerRefusedError(
             f"Work pool {pool_name!r} is of type {pool.type!r}: Prefect itself starts its runs."
@@ -98,7 +98,12 @@ async def discover(
     return Discovery(worker_type=worker_type, pool_type=pool.type, notices=notices)
 
 
-def _refuse_agent(worker_type: str) -> None:
+def refuse_agent(worker_type: str) -> None:
+    """Refuse to be what Prefect had before there were workers.
+
+    Raises:
+        WorkerRefusedError: that is what is wanted.
+    """
     if worker_type == "prefect-agent":
         raise WorkerRefusedError(
             "'prefect-agent' typed work pools work with Prefect Agents instead of Workers. Please use the"
@@ -117,6 +122,7 @@ class WorkPoolKeeper:
         base_job_template: for a new pool; None for the default.
         default_base_job_template: of the infrastructure.
         create: whether a missing pool is created.
+        wait: whether one that is missing, and may not be created, is waited for, which is said then.
         notify: told what changes.
     """
 
@@ -130,6 +136,7 @@ class WorkPoolKeeper:
         default_base_job_template: Mapping[str, Any],
         create: bool,
         notify: Notify,
+        wait: bool = True,
     ) -> None:
         self._api = api
         self._pool_name = pool_name
@@ -137,6 +144,7 @@ class WorkPoolKeeper:
         self._base_job_template = base_job_template
         self._default_base_job_template = default_base_job_template
         self._create = create
+        self._wait = wait
         self._notify = notify
         self._pool: WorkPool | None = None
         self._complaint = ""
@@ -159,9 +167,10 @@ class WorkPoolKeeper:
         pool = await self._read_or_create()
         if pool is None:
             self._pool = None
-            self._complain(
-                f"Work pool {self._pool_name!r} not found! Waiting for it, since this worker may not create it."
-            )
+            if self._wait:
+                self._complain(
+                    f"Work pool {self._pool_name!r} not found! Waiting for it, since this worker may not create it."
+                )
             return None
         if not pool.base_job_template:
             await self._api.update_work_pool_template(pool.name, self._default_base_job_template)

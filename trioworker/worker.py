@@ -315,7 +315,8 @@ class Worker:
                                 self._ready = True
                                 task_status.started()
                                 if self._config.run_once:
-                                    await patiently(lambda: intake.poll(runs), rhythm, intake.api.condition)
+                                    poll = partial(intake.poll, runs, only_time=True)
+                                    await patiently(poll, rhythm, intake.api.condition)
                                 else:
                                     await polling.start(intake.keep_polling, runs, rhythm, poll_due)
                         self._observation.intake_over()

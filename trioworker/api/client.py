@@ -162,7 +162,11 @@ class PrefectAPI(Protocol):
         ...
 
     async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
-        """Record where the run runs; without it the server does not pass on a cancellation."""
+        """Record where the run runs, an empty text for nowhere.
+
+        The server passes on the cancellation of a run only if it knows where that is. One that waits to be run and
+        is nowhere, it cancels itself.
+        """
         ...
 
     async def update_flow_run_policy(
@@ -171,7 +175,8 @@ class PrefectAPI(Protocol):
         """Replace how often and when the server has a run tried again; `ObjectNotFoundError` if it was deleted.
 
         The server keeps nothing of the policy that it had: evolve that of the run as it was last read. A list of
-        delays is refused. With `infrastructure_pid`, record in the same request where the run runs.
+        delays is refused. With `infrastructure_pid`, record in the same request where the run runs, an empty text
+        for nowhere.
         """
         ...
 
@@ -218,6 +223,10 @@ class PrefectAPI(Protocol):
 
     async def read_deployment_by_name(self, flow_name: str, name: str) -> Deployment:
         """Read a deployment of the flow of this name; `ObjectNotFoundError` if there is none."""
+        ...
+
+    async def count_deployments(self, pool_name: str, *, flow_names: Collection[str]) -> int:
+        """Count the deployments of these flows in a work pool: none if there is no such pool or flow."""
         ...
 
     async def create_deployment(self, draft: DeploymentDraft) -> Deployment:
@@ -451,7 +460,7 @@ class PrefectClient:
 
     async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
         """See `PrefectAPI.set_infrastructure_pid`."""
-        body = {"infrastructure_pid": infrastructure_pid}
+        body = {"infrastructure_pid": infrastructure_pid or None}
         await self._send("PATCH", f"flow_runs/{flow_run_id}", body)
 
     async def update_flow_run_policy(
@@ -460,7 +469,7 @@ class PrefectClient:
         """See `PrefectAPI.update_flow_run_policy`."""
         body: dict[str, Any] = {"empirical_policy": unstructure(policy)}
         if infrastructure_pid is not None:
-            body["infrastructure_pid"] = infrastructure_pid
+            body["infrastructure_pid"] = infrastructure_pid or None
         await self._send("PATCH", f"flow_runs/{flow_run_id}", body)
 
     async def update_flow_run_labels(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
@@ -507,6 +516,14 @@ class PrefectClient:
     async def read_deployment_by_name(self, flow_name: str, name: str) -> Deployment:
         """See `PrefectAPI.read_deployment_by_name`."""
         return await self._read(Deployment, "GET", path_of_deployment(flow_name, name))
+
+    async def count_deployments(self, pool_name: str, *, flow_names: Collection[str]) -> int:
+        """See `PrefectAPI.count_deployments`."""
+        body = {
+            "flows": {"name": {"any_": list(flow_names)}},
+            "work_pools": {"name": {"any_": [pool_name]}},
+        }
+        return await self._read(int, "POST", "deployments/count", body)
 
     async def create_deployment(self, draft: DeploymentDraft) -> Deployment:
         """See `PrefectAPI.create_deployment`."""

@@ -50,6 +50,7 @@ class StateDetails:
 class State:
     """A state that the server has on record."""
 
+    id: UUID | None = None
     type: StateType
     name: str | None = None
     message: str | None = None
@@ -77,6 +78,17 @@ class ProposedState:
     data: Any = None
     scheduled_time: datetime | None = None
     transition_id: UUID = attrs.field(factory=uuid4)
+
+    @classmethod
+    def again(cls, state: State) -> ProposedState:
+        """A state that a run was in, to be in once more."""
+        return cls(
+            type=state.type,
+            name=state.label,
+            message=state.message,
+            data=state.data,
+            scheduled_time=state.state_details.scheduled_time,
+        )
 
 
 class SetStateStatus(enum.StrEnum):
@@ -134,6 +146,8 @@ class FlowRun:
     flow_id: UUID
     deployment_id: UUID | None = None
     work_queue_name: str | None = None
+    state_id: UUID | None = None
+    # Not of runs that are found to be due.
     state: State | None = None
     tags: list[str] = attrs.field(factory=list)
     job_variables: dict[str, Any] | None = None

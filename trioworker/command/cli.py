@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -25,10 +25,11 @@ from trioworker.command.deploy import deploy
 from trioworker.command.last_resort import LastResort
 from trioworker.command.output import CommandOutput, log_format_asked_for
 from trioworker.command.package_installation import EnvironmentInstaller
+from trioworker.command.served_flows import ServedFlows
 from trioworker.command.signals import SignalListener
 from trioworker.command.terminal import at_terminal, confirm
-from trioworker.command.type_provision import InstallPolicy, TypeProvision
-from trioworker.command.usage import Command
+from trioworker.command.type_provision import InstallPolicy, TypeProvision, refuse_type_without_server
+from trioworker.command.usage import Command, Seconds
 from trioworker.config import WorkerConfig, template_problem
 from trioworker.errors import ConfigurationError, sole_errors_bare
 from trioworker.infrastructure.interpreter import find_interpreter
@@ -57,6 +58,9 @@ _PREFECT_OPTIONS = frozenset(
     }
 )
 
+
+# Stands for the API of the local server until that is there.
+_API_TO_COME = "http://127.0.0.1/api"
 
 # Under this key the context of the call holds what `log_format_asked_for` has found.
 _LOG_FORMAT = f"{__name__}.log_format"
@@ -155,14 +159,14 @@ def trioworker() -> None:
 )
 @click.option(
     "--drain-timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=20.0,
     metavar="SECONDS",
     help="How long flow runs may go on when the worker is told to stop.  [default: 20]",
 )
 @click.option(
     "--kill-grace",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=5.0,
     metavar="SECONDS",
     help="Time between SIGTERM and SIGKILL for flow runs that are cut off.  [default: 5]",
@@ -197,13 +201,19 @@ async def start(
         options["pool"] = pool or await _ask_for_pool()
         context = click.get_current_context()
         # Whoever calls the command from Python may hand in a world of another kind, as the context's object.
-        surroundings = attrs.evolve(
-            context.ensure_object(Surroundings),
-            provide_type=_type_provision(install_policy, settings, output),
-        )
+        provision = _type_provision(install_policy, settings, output)
+        surroundings = attrs.evolve(context.ensure_object(Surroundings), provide_type=provision)
+        # Before anything is started, since it may not be right.
+        known = settings.with_api_url(_API_TO_COME) if local_server else settings
+        config = WorkerConfig(settings=known, **options)
+        served = None if flows is None else ServedFlows(options["flows"], flows, output.show, surroundings)
         try:
+            if local_server:
+                await refuse_type_without_server(config, surroundings, provision)
             with sole_errors_bare():
-                cut_off = await _run(settings, options, surroundings, output, local_server=local_server)
+                cut_off = await _run(
+                    config, surroundings, output, served, local_server=settings if local_server else None
+                )
         except UnavailableTypeError as error:
             raise error.with_options(_options_for_prefect(context)) from error
     if cut_off:
@@ -223,21 +233,33 @@ def _begin_to_log(settings: Settings, log_format: str, output: CommandOutput) ->
 
 
 async def _run(
-    settings: Settings,
-    options: dict[str, Any],
+    config: WorkerConfig,
     surroundings: Surroundings,
     output: CommandOutput,
+    served: ServedFlows | None,
     *,
-    local_server: bool,
+    local_server: Settings | None,
 ) -> bool:
-    """Run a worker until it is told to stop; returns whether flow runs were cut off."""
+    """Run a worker until it is told to stop; returns whether flow runs were cut off.
+
+    Args:
+        config: what it is told to do.
+        surroundings: what it touches of the world.
+        output: shows what it has to tell.
+        served: tells of the functions that it serves, if it does.
+        local_server: the settings of the server that is to be started for it, if one is.
+    """
     async with trio.open_nursery() as listening:
         signals = SignalListener(output.show)
         await listening.start(signals.listen)
         cut_off = False
         with signals.starting:
-            async with _server(settings, output, wanted=local_server) as effective:
-                config = WorkerConfig(settings=effective, **options)
+            async with AsyncExitStack() as local:
+                server_grace = 0.0
+                if local_server is not None:
+                    server = await local.enter_async_context(_server(local_server, output))
+                    config = attrs.evolve(config, settings=server.settings)
+                    server_grace = server.grace
                 worker = Worker(
                     config,
                     notify=lambda notice: _show(notice, worker, signals, output),
@@ -247,7 +269,7 @@ async def _run(
                 output.identity.work_pool_name = config.pool
                 signals.worker = worker
                 async with _gone_in_time(worker, signals, output):
-                    await _work(worker, config, output)
+                    await _work(worker, output, served, server_grace)
                 cut_off = worker.cut_off
         listening.cancel_scope.cancel()
     return cut_off
@@ -273,27 +295,54 @@ async def _gone_in_time(
         yield
 
 
-async def _work(worker: Worker, config: WorkerConfig, output: CommandOutput) -> None:
+async def _work(
+    worker: Worker, output: CommandOutput, served: ServedFlows | None, server_grace: float
+) -> None:
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        await worker.run(task_status=task_status)
+        if not worker.config.run_once:
+            # The end waits for nobody who is asked about functions.
+            nursery.cancel_scope.cancel()
+
     async with trio.open_nursery() as nursery:
-        await nursery.start(worker.run)
+        await nursery.start(run)
         if worker.ready:
             output.say(f"Worker {worker.name!r} started!", fg="green")
-            if not config.run_once:
-                output.say(
-                    f"Once told to stop, the worker is gone within {config.stop_bound:g} s"
-                    f" (drain {config.drain_timeout:g} s, kill grace {config.kill_grace:g} s,"
-                    f" flush {config.flush_timeout:g} s)."
-                )
+            if served is not None:
+                served.say()
+                nursery.start_soon(served.ask, worker.config)
+            if not worker.config.run_once:
+                output.say(_time_to_stop(worker.config, server_grace))
     output.say(f"Worker {worker.name!r} stopped!", fg="green")
 
 
+def _time_to_stop(config: WorkerConfig, server_grace: float) -> str:
+    parts = (
+        f"drain {config.drain_timeout:g} s, kill grace {config.kill_grace:g} s,"
+        f" flush {config.flush_timeout:g} s"
+    )
+    if server_grace:
+        parts += f", local server {server_grace:g} s"
+    return f"Once told to stop, the worker is gone within {config.stop_bound + server_grace:g} s ({parts})."
+
+
+@attrs.frozen
+class _Server:
+    """A server on this machine.
+
+    Attributes:
+        settings: those to work with, for which it is the API.
+        grace: seconds that it may take to end.
+    """
+
+    settings: Settings
+    grace: float
+
+
 @asynccontextmanager
-async def _server(settings: Settings, output: CommandOutput, *, wanted: bool) -> AsyncIterator[Settings]:
-    """The settings to work with: those of a server on this machine, if that is wanted."""
-    if not wanted:
-        yield settings
-        return
-    from trioworker.command.local_server import open_local_server  # noqa: PLC0415 - few need it
+async def _server(settings: Settings, output: CommandOutput) -> AsyncIterator[_Server]:
+    """Run a server on this machine."""
+    from trioworker.command.local_server import GRACE, open_local_server  # noqa: PLC0415 - few need it
 
     preferred_port = settings.server_api_port
     if settings.api_url is not None:
@@ -313,7 +362,7 @@ async def _server(settings: Settings, output: CommandOutput, *, wanted: bool) ->
                 Notice(f"Port {preferred_port} is taken, so the server has another one.", warning=True)
             )
         output.show(Notice(f"For other terminals: export PREFECT_API_URL={server.url}"))
-        yield settings.with_api_url(server.url)
+        yield _Server(settings.with_api_url(server.url), GRACE)
 
 
 def _functions(reference: str) -> TrioFlows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -23,6 +22,9 @@ from trioworker.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from trioworker.flows.schedules import Schedule
+
+# Seconds; nobody waits for longer at a terminal, and a script has to come to an end.
+_PATIENCE = 60.0
 
 # What a schedule can express, which is more than anybody waits for.
 _LONGEST_INTERVAL = timedelta.max.total_seconds()
@@ -65,6 +67,9 @@ async def deploy(
     trioworker.TrioFlows in it. Done twice, the second time changes nothing.
     Without a schedule here, functions keep the schedules that they were
     declared with.
+
+    It gives up after 60 seconds at the latest, or after as many as
+    TRIOWORKER_GIVE_UP_AFTER says.
     """
     output = CommandOutput(os.environ.get("TRIOWORKER_LOG_FORMAT", ""), os.environ)
     with output.ending_with_errors():
@@ -75,7 +80,7 @@ async def deploy(
         from trioworker.command.flow_loading import load_flows  # noqa: PLC0415 - not for other commands
 
         app = load_flows(flows, directory)
-        patience = math.inf if settings.give_up_after is None else settings.give_up_after
+        patience = _PATIENCE if settings.give_up_after is None else settings.give_up_after
         with trio.move_on_after(patience) as scope:
             deployments = await app.deploy(
                 pool=pool,
@@ -88,8 +93,8 @@ async def deploy(
             )
         if scope.cancelled_caught:
             raise GaveUpError(
-                f"It could not be deployed within {patience:g} s, which is as long as"
-                " TRIOWORKER_GIVE_UP_AFTER allows."
+                f"It could not be deployed within {patience:g} s. Try once more, which does the rest; if that is"
+                " too short, set TRIOWORKER_GIVE_UP_AFTER to more seconds."
             )
         for deployment in deployments:
             name = f"{deployment.flow_name}/{deployment.name}"

@@ -30,6 +30,9 @@ __all__ = ["LocalServer", "LocalServerError", "RestartPolicy", "open_local_serve
 
 LOG_NAME: Final = "trioworker-server.log"
 
+GRACE: Final = 5.0
+"""Seconds that a server has to end after SIGTERM, unless it is told otherwise. It seldom needs two."""
+
 _NOT_INSTALLED: Final = 69
 """Exit status of `_SERVE` when the interpreter lacks Prefect (EX_UNAVAILABLE of sysexits.h)."""
 
@@ -140,7 +143,7 @@ async def open_local_server(
     host: str = "127.0.0.1",
     on_notice: Callable[[str], None] = _ignore,
     ready_within: float = 120.0,
-    grace: float = 5.0,
+    grace: float = GRACE,
     restarts: RestartPolicy | None = None,
 ) -> AsyncIterator[LocalServer]:
     """Run a Prefect server during the block; entered when it answers.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Protocol
 
 import attrs
+import trio
 
 from trioworker.api.errors import APIError
+from trioworker.assembly import refuse_mismatch
 from trioworker.command.package_installation import InstallationError, Release, Say
-from trioworker.infrastructure.registry import BUILT_IN, Provider, find_provider
+from trioworker.config import WorkerConfig
+from trioworker.infrastructure.registry import BUILT_IN, Provider, available_types, find_provider
 from trioworker.notices import Notice, Notify
-from trioworker.work_pool import Discovery, ReadPackages
+from trioworker.surroundings import Surroundings
+from trioworker.work_pool import Discovery, ReadPackages, refuse_agent
 
 InstallPolicy = Literal["always", "if-not-present", "never", "prompt"]
 
@@ -48,6 +52,11 @@ class TypeProvision:
     notify: Notify
     confirm: Callable[[str], Awaitable[bool]] | None
 
+    @property
+    def may_install(self) -> bool:
+        """Whether anything can be installed at all: nobody has to be asked, or there is somebody to ask."""
+        return self.policy != "never" and (self.policy != "prompt" or self.confirm is not None)
+
     async def __call__(self, discovery: Discovery, read_packages: ReadPackages) -> Discovery:
         """Install what the worker's type needs, if anything.
 
@@ -74,7 +83,7 @@ class TypeProvision:
     async def _provide(
         self, worker_type: str, provider: Provider | None, read_packages: ReadPackages
     ) -> None:
-        if self.policy == "prompt" and self.confirm is None:
+        if not self.may_install:
             self._warn("Nothing is installed without asking, and there is no terminal to ask on.")
             return
         package = (
@@ -136,3 +145,34 @@ class TypeProvision:
 
     def _warn(self, message: str) -> None:
         self.notify(Notice(message, warning=True))
+
+
+async def refuse_type_without_server(
+    config: WorkerConfig, surroundings: Surroundings, provision: TypeProvision
+) -> None:
+    """Refuse to be what a worker here cannot be, as far as that is known without asking the API.
+
+    That it is not known raises nothing: a package that brings the type may be installed when there is an API.
+
+    Args:
+        config: what the worker is told to do.
+        surroundings: what it touches of the world.
+        provision: whether and how packages are installed.
+
+    Raises:
+        WorkerRefusedError: there are no workers of the type, or none in this environment.
+    """
+    if config.flows is not None or config.worker_type is None:
+        return
+    discovery = Discovery(worker_type=config.worker_type)
+    refuse_agent(config.worker_type)
+    refuse_mismatch(discovery, config)
+    if config.worker_type in available_types() or provision.may_install:
+        return
+    await provision(discovery, _no_packages)
+    surroundings.infrastructure(config.worker_type, config)
+
+
+async def _no_packages() -> Mapping[str, str]:
+    await trio.lowlevel.checkpoint()
+    return {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import asyncclick as click
 
 
@@ -16,3 +19,17 @@ class Command(click.Command):
             # Errors that come from deep within the parser know of no context, and would show a bare line.
             error.ctx = error.ctx or ctx
             raise
+
+
+class Seconds(click.FloatRange):
+    """How long something may take: 0 or more, and `inf` for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a value, as the base class does, which takes NaN for as good as any number."""
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return seconds

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import attrs
 
 from trioworker.errors import ConfigurationError
-from trioworker.flows.schedules import Schedule
+from trioworker.flows.schedules import Schedule, schedules_problem
 
 if TYPE_CHECKING:
     from trioworker.flows.parameters import Parameters
@@ -81,6 +81,7 @@ class TrioFlow:
                 f"{self.entrypoint} cannot be served as a flow: it is a generator (it has a `yield`), and nobody"
                 " would iterate over it."
             )
+        self._check_types()
         if not self.name or any(character in self.name for character in "/%&<>"):
             raise ConfigurationError(
                 f"{self.name!r} cannot be the name of a flow: it is empty or has one of / % & < >."
@@ -91,12 +92,34 @@ class TrioFlow:
             raise ConfigurationError(
                 f"Flow {self.name!r}: retry_delay must be 0 seconds or more, and no more than a year."
             )
-        if isinstance(self.tags, str):
-            raise ConfigurationError(f"Flow {self.name!r}: tags must be a list of text, not {self.tags!r}.")
         if self.timeout is not None and not self.timeout > 0:
             raise ConfigurationError(f"Flow {self.name!r}: timeout must be more than 0 seconds, or None.")
         if self.concurrency_limit is not None and self.concurrency_limit < 1:
             raise ConfigurationError(f"Flow {self.name!r}: a concurrency limit below 1 would let none run.")
+
+    def _check_types(self) -> None:
+        """Refuse what is of another type than is written above, as not everybody has types checked."""
+        if not isinstance(self.name, str):
+            raise ConfigurationError(f"The name of a flow must be text, not {self.name!r}.")
+        problem = next(self._type_problems(), None)
+        if problem is not None:
+            raise ConfigurationError(f"Flow {self.name!r}: {problem}.")
+
+    def _type_problems(self) -> Iterator[str]:
+        for argument, value, is_right, wanted in (
+            ("retries", self.retries, _is_number, "a whole number"),
+            ("retry_delay", self.retry_delay, _is_number, "a number of seconds"),
+            ("timeout", self.timeout, _or_none(_is_number), "a number of seconds, or None"),
+            ("description", self.description, _or_none(_is_text), "text, or None"),
+            ("tags", self.tags, _is_list_of_text, "a list of text"),
+            ("version", self.version, _or_none(_is_text), "text, or None"),
+            ("concurrency_limit", self.concurrency_limit, _or_none(_is_whole), "a whole number, or None"),
+        ):
+            if not is_right(value):
+                yield f"{argument} must be {wanted}, not {value!r}"
+        problem = schedules_problem(self.schedules)
+        if problem is not None:
+            yield problem
 
     @property
     def is_async(self) -> bool:
@@ -124,6 +147,26 @@ class TrioFlow:
         return Parameters.of(self.function)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, Collection) and not _is_text(value) and all(map(_is_text, value))
+
+
+def _or_none(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or is_right(value)
+
+
 def _usual_name(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", None)
     if not isinstance(name, str):
@@ -131,8 +174,16 @@ def _usual_name(function: Callable[..., Any]) -> str:
     return name.strip("_").replace("_", "-")
 
 
-def _whole_seconds(seconds: float) -> int:
+def _whole_seconds(seconds: Any) -> Any:
+    """As many, rounded up; what is no number stays, for the flow to refuse it."""
+    if not _is_number(seconds):
+        return seconds
     return math.ceil(seconds) if math.isfinite(seconds) else -1
+
+
+def _listed(values: Any) -> Any:
+    """All that an iterable has; what cannot be a list stays, for the flow to refuse it."""
+    return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else values
 
 
 class FlowDeclarations:
@@ -207,10 +258,10 @@ class FlowDeclarations:
                     retry_delay=_whole_seconds(retry_delay),
                     timeout=timeout,
                     description=description if description is not None else inspect.getdoc(documented),
-                    tags=tags if isinstance(tags, str) else tuple(tags),
+                    tags=_listed(tags),
                     version=version,
                     concurrency_limit=concurrency_limit,
-                    schedules=tuple(schedules),
+                    schedules=_listed(schedules),
                 )
             )
             return function

@@ -14,11 +14,8 @@ from trioworker.api.transport import is_unicode
 from trioworker.errors import ConfigurationError
 from trioworker.flows.declaration import TrioFlow
 from trioworker.flows.pool import TRIO_BASE_JOB_TEMPLATE, TRIO_TYPE, refuse_other_type
-from trioworker.flows.registration import DeploymentChange, sync_deployment
-from trioworker.flows.schedules import Schedule
-
-# How the server answers what it does not accept.
-_UNPROCESSABLE = 422
+from trioworker.flows.registration import UNPROCESSABLE, DeploymentChange, sync_deployment
+from trioworker.flows.schedules import Schedule, schedules_problem
 
 # What the server takes in no name.
 _RESERVED = "/%&<>"
@@ -55,7 +52,7 @@ class DeploymentPlan:
         schedules: of each deployment; None for those that its function was declared with.
 
     Raises:
-        ConfigurationError: a name that no server takes.
+        ConfigurationError: a name that no server takes, or schedules that are none.
     """
 
     pool: str
@@ -72,6 +69,8 @@ class DeploymentPlan:
                 raise ConfigurationError(
                     f"{name!r} cannot be a {what}: a name has none of {' '.join(_RESERVED)}."
                 )
+        if self.schedules is not None and (problem := schedules_problem(self.schedules)):
+            raise ConfigurationError(f"{problem}.")
 
     def draft(self, flow: TrioFlow, flow_id: UUID) -> DeploymentDraft:
         """The deployment of one function."""
@@ -116,23 +115,25 @@ async def deploy(api: PrefectAPI, plan: DeploymentPlan) -> list[FlowDeployment]:
 
     Raises:
         WorkerRefusedError: the work pool is there, but of another type; nothing was changed.
-        ConfigurationError: the server does not accept something, such as a malformed cron expression.
+        ConfigurationError: the server does not accept something, such as a malformed cron expression; the message
+            says which flows were deployed before.
         APIError: the API cannot be reached, or used as configured.
     """
     await _have_pool(api, plan.pool)
-    return [await _deploy_one(api, plan, flow) for flow in plan.flows]
+    deployed: list[FlowDeployment] = []
+    for flow in plan.flows:
+        try:
+            deployed.append(await _deploy_one(api, plan, flow))
+        except RequestRefusedError as error:
+            if error.status_code != UNPROCESSABLE:
+                raise
+            raise _refusal(flow, error, deployed) from error
+    return deployed
 
 
 async def _deploy_one(api: PrefectAPI, plan: DeploymentPlan, flow: TrioFlow) -> FlowDeployment:
-    try:
-        known = await api.create_flow(flow.name)
-        synced = await sync_deployment(api, plan.draft(flow, known.id))
-    except RequestRefusedError as error:
-        if error.status_code != _UNPROCESSABLE:
-            raise
-        raise ConfigurationError(
-            f"The server does not accept the deployment of flow {flow.name!r}: {error.detail}"
-        ) from error
+    known = await api.create_flow(flow.name)
+    synced = await sync_deployment(api, flow.name, plan.draft(flow, known.id))
     deployment = synced.deployment
     return FlowDeployment(
         id=deployment.id,
@@ -140,6 +141,16 @@ async def _deploy_one(api: PrefectAPI, plan: DeploymentPlan, flow: TrioFlow) -> 
         name=deployment.name,
         pool=plan.pool,
         change=synced.change,
+    )
+
+
+def _refusal(
+    flow: TrioFlow, error: RequestRefusedError, before: Sequence[FlowDeployment]
+) -> ConfigurationError:
+    names = ", ".join(repr(deployment.flow_name) for deployment in before)
+    done = f" (deployed before it: {names})" if before else ""
+    return ConfigurationError(
+        f"The server does not accept the deployment of flow {flow.name!r}{done}: {error.detail}"
     )
 
 

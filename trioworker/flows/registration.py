@@ -7,17 +7,24 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 import attrs
 
 from trioworker.api.client import PrefectAPI
-from trioworker.api.errors import ObjectNotFoundError
+from trioworker.api.errors import ObjectNotFoundError, RequestRefusedError
 from trioworker.api.models import Deployment, DeploymentDraft, DeploymentSchedule
 
 # What the server takes for a schedule that does not say; it fills in an anchor too, which may be any.
 _UTC = frozenset({None, "UTC"})
 _IMPLIED: Mapping[str, frozenset[Any]] = {"timezone": _UTC, "day_or": frozenset({True})}
 _ANCHOR = "anchor_date"
+
+# An id that no deployment has.
+_NOBODY = UUID(int=0)
+
+# How the server answers what it does not accept.
+UNPROCESSABLE = 422
 
 # The queue that every work pool has, and the schema of a deployment that has none of its own.
 _DEFAULT_QUEUE = "default"
@@ -46,25 +53,27 @@ class SyncedDeployment:
     change: DeploymentChange
 
 
-async def sync_deployment(api: PrefectAPI, draft: DeploymentDraft) -> SyncedDeployment:
+async def sync_deployment(api: PrefectAPI, flow_name: str, draft: DeploymentDraft) -> SyncedDeployment:
     """Create a deployment, or change the one of this name and flow as far as it differs.
 
     Doing it twice changes nothing the second time: ids stay, and so do the runs that schedules have made. A
     schedule that a person has paused stays paused as long as it is the same; so do a pause of the deployment and
     parameters or job variables that a person gave it. Where schedules are given, those that others have added go.
-    Interrupted half-way, it is put right by the next time.
+    A draft that the server refuses changes nothing. Interrupted half-way, there may be schedules too many, but
+    none too few; the next time puts that right.
 
     Args:
         api: the server.
+        flow_name: the name of its flow.
         draft: the deployment as it is to be; its flow and its work pool exist.
 
     Raises:
-        ObjectNotFoundError: there is no such flow or work pool.
-        RequestRefusedError: the server does not like a part of the draft; `detail` says which.
+        ObjectNotFoundError: there is no such work pool.
+        RequestRefusedError: there is no such flow, or the server does not like a part of the draft; `detail` says
+            which.
     """
-    flow = await api.read_flow(draft.flow_id)
     try:
-        known = await api.read_deployment_by_name(flow.name, draft.name)
+        known = await api.read_deployment_by_name(flow_name, draft.name)
     except ObjectNotFoundError:
         # Only where there is none: of one that exists this would throw away the schedules.
         return SyncedDeployment(await api.create_deployment(draft), DeploymentChange.CREATED)
@@ -76,9 +85,14 @@ async def sync_deployment(api: PrefectAPI, draft: DeploymentDraft) -> SyncedDepl
     )
     if not changes.any and not differs(known, draft):
         return SyncedDeployment(known, DeploymentChange.UNCHANGED)
-    await _change_schedules(api, known, changes)
-    # Even if it is only for the schedules: the server then makes their runs within seconds, not a minute.
+    for schedule in (*changes.create, *changes.update):
+        await _try_schedule(api, schedule)
+    # Before its schedules are touched, as this may be refused too.
     await api.update_deployment(known.id, draft)
+    if changes.any:
+        await _change_schedules(api, known, changes)
+        # Once more, since the server makes runs within seconds, not a minute, if the deployment has just changed.
+        await api.update_deployment(known.id, draft)
     return SyncedDeployment(await api.read_deployment(known.id), DeploymentChange.UPDATED)
 
 
@@ -174,12 +188,30 @@ def differs(known: Deployment, draft: DeploymentDraft) -> bool:
     return there != wanted
 
 
+async def _try_schedule(api: PrefectAPI, schedule: DeploymentSchedule) -> None:
+    """Have the server look at a schedule without keeping it.
+
+    The server reads what it is sent before it looks for the deployment, and so answers a schedule that it does not
+    accept even of one that does not exist.
+
+    Raises:
+        RequestRefusedError: it does not accept the schedule.
+    """
+    try:
+        await api.create_deployment_schedule(_NOBODY, attrs.evolve(schedule, id=None))
+    except RequestRefusedError as error:
+        # Any other refusal is one of the deployment, and says nothing of the schedule.
+        if error.status_code == UNPROCESSABLE:
+            raise
+
+
 async def _change_schedules(api: PrefectAPI, known: Deployment, changes: ScheduleChanges) -> None:
-    # Deleting comes first, since a slug may be free only then.
+    for schedule in changes.create:
+        await api.create_deployment_schedule(known.id, schedule)
+    for schedule in changes.update:
+        await api.update_deployment_schedule(known.id, schedule)
+    # What goes comes last: it may be all there is in place of what could not be created. None of it has a slug that
+    # is wanted, for such a schedule would have been updated.
     for schedule in changes.delete:
         if schedule.id is not None:
             await api.delete_deployment_schedule(known.id, schedule.id)
-    for schedule in changes.update:
-        await api.update_deployment_schedule(known.id, schedule)
-    for schedule in changes.create:
-        await api.create_deployment_schedule(known.id, schedule)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,19 +15,32 @@ from trioworker.errors import ConfigurationError
 # all, the same schedule is the same however often it is deployed.
 _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)
 
+# What a server counts: minute, hour, day, month and day of week, then seconds, then years.
+_CRON_FIELDS = range(5, 8)
+
 
 def _check_timezone(_: object, __: object, name: str) -> None:
     try:
         ZoneInfo(name)
-    except (LookupError, ValueError, OSError) as error:
+    except (LookupError, ValueError, TypeError, OSError) as error:
         raise ConfigurationError(
             f"{name!r} is no time zone that this machine knows: give a name such as Europe/Berlin."
         ) from error
 
 
-def _check_text(_: object, attribute: attrs.Attribute[str], text: str) -> None:
+def _check_text(_: object, attribute: attrs.Attribute[str], text: object) -> None:
+    if not isinstance(text, str):
+        raise ConfigurationError(f"The {attribute.name} of a schedule must be text, not {text!r}.")
     if not text.strip():
         raise ConfigurationError(f"The {attribute.name} of a schedule is empty.")
+
+
+def _check_cron(_: object, __: object, cron: str) -> None:
+    if not cron.startswith("@") and len(cron.split()) not in _CRON_FIELDS:
+        raise ConfigurationError(
+            f"{cron!r} is no cron expression: it has five fields, such as '0 3 * * *', six with seconds last, or it"
+            " is a name such as @daily."
+        )
 
 
 @attrs.frozen
@@ -35,16 +48,17 @@ class Cron:
     """Runs at the times of a cron expression; Prefect's `CronSchedule`.
 
     Attributes:
-        cron: five fields, or six with seconds last, or a name such as `@daily`.
+        cron: five fields, or six with seconds last, or seven with years after that, or a name such as `@daily`.
         timezone: in which the expression is read, by its IANA name; an hour that a change of clocks takes away or
             repeats is handled by the server.
         day_or: whether it is enough that one of day of month and day of week fits, as in cron.
 
     Raises:
-        ConfigurationError: it is empty, or the time zone does not exist. The rest is checked by the server.
+        ConfigurationError: it has not as many fields, or the time zone does not exist. The rest is checked by the
+            server.
     """
 
-    cron: str = attrs.field(validator=_check_text)
+    cron: str = attrs.field(validator=[_check_text, _check_cron])
     timezone: str = attrs.field(default="UTC", kw_only=True, validator=_check_timezone)
     day_or: bool = attrs.field(default=True, kw_only=True)
 
@@ -60,6 +74,10 @@ def _as_interval(interval: timedelta | float) -> timedelta:
         return timedelta(seconds=interval)
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"{interval} seconds is no interval of a schedule.") from error
+    except TypeError as error:
+        raise ConfigurationError(
+            f"The interval of a schedule must be seconds or a timedelta, not {interval!r}."
+        ) from error
 
 
 @attrs.frozen
@@ -82,6 +100,8 @@ class Interval:
     def __attrs_post_init__(self) -> None:
         if self.interval <= timedelta(0):
             raise ConfigurationError(f"The interval of a schedule must be positive, not {self.interval}.")
+        if not isinstance(self.anchor, datetime):
+            raise ConfigurationError(f"The anchor of an interval must be a datetime, not {self.anchor!r}.")
         if self.anchor.tzinfo is None:
             raise ConfigurationError(f"The anchor of an interval needs a time zone: {self.anchor}.")
 
@@ -115,3 +135,14 @@ class RRule:
 
 
 Schedule = Cron | Interval | RRule
+
+
+def schedules_problem(schedules: object) -> str | None:
+    """What `schedules` ought to be, if that is no list of schedules."""
+    if (
+        isinstance(schedules, Collection)
+        and not isinstance(schedules, str)
+        and all(isinstance(schedule, Schedule) for schedule in schedules)
+    ):
+        return None
+    return f"schedules must be a list of Cron, Interval and RRule, not {schedules!r}"

@@ -3,7 +3,7 @@
 The server cannot be asked to accept a claim only of a run that is still waiting. It takes the claim of a run
 that has ended meanwhile for the wish to run it once more, and on SQLite it now and then accepts the claims of
 two workers that come at the same moment. A run's history tells what really happened: a good claim directly
-follows the run's being scheduled, and nothing but later claims follows it.
+follows the run's being scheduled, nobody has begun it since it was found, and nothing but later claims follows.
 
 The order of the history is that in which the requests arrived, which is not always that in which they took
 effect: a claim that had to wait its turn may stand before the states of a run that began and ended meanwhile.
@@ -36,21 +36,27 @@ class Lost:
 
 
 @attrs.frozen
-class Revived:
-    """The run has ended, in `ended_as`; if the claim took effect after that, the end is to be put back."""
+class Late:
+    """Somebody else has run it, and left it in `left_as`; if the claim took effect after that, it is to be put back.
 
-    ended_as: State
+    It has ended, or waits to be tried again, mostly by whoever has begun it.
+    """
+
+    left_as: State
 
 
-Verdict = Granted | Cancelling | Lost | Revived
+Verdict = Granted | Cancelling | Lost | Late
 
 
-def judge_claim(history: Sequence[State], own_transition_ids: AbstractSet[UUID]) -> Verdict:
+def judge_claim(
+    history: Sequence[State], own_transition_ids: AbstractSet[UUID], found_as: UUID | None = None
+) -> Verdict:
     """Judge a claim by the run's history.
 
     Args:
         history: all states of the run, oldest first; none if it was deleted.
         own_transition_ids: of our claim, and of the states that we have proposed since.
+        found_as: the id of the state that the run was in when it was found to be due.
     """
     ours = [state.state_details.transition_id in own_transition_ids for state in history]
     if True not in ours:
@@ -58,10 +64,42 @@ def judge_claim(history: Sequence[State], own_transition_ids: AbstractSet[UUID])
     place = ours.index(True)
     # Claims that came later were accepted by mistake, and their workers see it as we do.
     after = [state for state in history[place + 1 :] if state.type is not StateType.PENDING]
-    if place == 0 or history[place - 1].type is StateType.SCHEDULED:
+    others = [state for state, is_ours in zip(history, ours, strict=True) if not is_ours]
+    follows_scheduling = place == 0 or history[place - 1].type is StateType.SCHEDULED
+    if follows_scheduling and not _was_begun_since(found_as, others):
         if not after:
             return Granted()
         if after[-1].type is StateType.CANCELLING:
             return Cancelling()
-    others = [state for state, is_ours in zip(history, ours, strict=True) if not is_ours]
-    return Revived(others[-1]) if others[-1].type.is_final else Lost()
+    left_as = _left_by_others(others, found_as)
+    return Lost() if left_as is None else Late(left_as)
+
+
+def judge_refusal(history: Sequence[State], refused_as: State, found_as: UUID | None) -> Late | None:
+    """Whether a claim that had no slot of the deployment's concurrency limit has overwritten what others have done.
+
+    The server then has the run wait, or cancels it, though it may have ended or be somebody's by then.
+
+    Args:
+        history: all states of the run, oldest first.
+        refused_as: the state that the server made of the run in answer to the claim.
+        found_as: the id of the state that the run was in when it was found to be due.
+    """
+    left_as = _left_by_others([state for state in history if state.id != refused_as.id], found_as)
+    return None if left_as is None else Late(left_as)
+
+
+def _left_by_others(others: Sequence[State], found_as: UUID | None) -> State | None:
+    """The state in which others have left a run that they have executed; None if they have not, or still do."""
+    if not others:
+        return None
+    last = others[-1]
+    waits = last.type is StateType.SCHEDULED and _was_begun_since(found_as, others)
+    return last if last.type.is_final or waits else None
+
+
+def _was_begun_since(found_as: UUID | None, others: Sequence[State]) -> bool:
+    ids = [state.id for state in others]
+    if found_as is None or found_as not in ids:
+        return False
+    return any(state.type is StateType.RUNNING for state in others[ids.index(found_as) :])

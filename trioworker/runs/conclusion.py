@@ -24,9 +24,15 @@ class Leave:
 
 @attrs.frozen
 class Propose:
-    """States to propose, in order."""
+    """States to propose, in order.
+
+    Attributes:
+        states: the states.
+        handed_on: the retry that they leave to any worker, if they do: its slot and its place go with it.
+    """
 
     states: tuple[ProposedState, ...]
+    handed_on: State | None = None
 
 
 Conclusion = Leave | Propose
@@ -70,7 +76,7 @@ def conclude(  # noqa: PLR0911 - a table, one row a return
             if state.name == "AwaitingRetry" and flow_run.empirical_policy.retry_type == "in_process":
                 # It meant to wait for the retry itself, so no worker is ever offered it. A crash takes that
                 # intention away, after which the retry is anybody's.
-                return Propose((crashed(ended), awaiting_retry(ended, now)))
+                return Propose((crashed(ended), awaiting_retry(ended, now)), handed_on=state)
             return Leave("it is scheduled anew")
         case StateType.PENDING if state.state_details.transition_id not in own_transition_ids:
             return Leave("somebody else has claimed it since")
@@ -87,11 +93,6 @@ def conclude(  # noqa: PLR0911 - a table, one row a return
 def submitting() -> ProposedState:
     """A run that a worker has prepared and is about to start."""
     return ProposedState(type=StateType.PENDING, name="Submitting")
-
-
-def restored(state: State) -> ProposedState:
-    """A state that a run was in before, to be in again."""
-    return ProposedState(type=state.type, name=state.label, message=state.message, data=state.data)
 
 
 def crashed(message: str) -> ProposedState:

@@ -31,8 +31,8 @@ from trioworker.job.template import JobTemplateError
 from trioworker.outbox import Outbox
 from trioworker.registration import Registration
 from trioworker.runs.active import ActiveRun, ActiveRuns, RunEnd
-from trioworker.runs.claim import Cancelling, Granted, Lost, Revived, judge_claim
-from trioworker.runs.conclusion import cancelled, restored, scheduled, submitting
+from trioworker.runs.claim import Cancelling, Granted, Late, Lost, judge_claim, judge_refusal
+from trioworker.runs.conclusion import cancelled, scheduled, submitting
 from trioworker.runs.log import RunLog
 from trioworker.runs.preparation import Preparation, PreparedRun
 from trioworker.runs.requests import STRIKES, DeploymentGoneError, RunRequests
@@ -199,8 +199,28 @@ class _Life:
             raise _NotOurs(reason)
         state = result.state
         if state is None or state.type is not StateType.PENDING:
+            if result.status is SetStateStatus.REJECT and state is not None:
+                await self._undo_refusal(state)
             label = "no state" if state is None else f"state {state.label}"
             raise _NotOurs(f"the server answered with {label}: {reason}")
+
+    async def _undo_refusal(self, refused_as: State) -> None:
+        """Put back what others have made of the run, if the server has overwritten that as it refused the claim."""
+        if refused_as.type not in {StateType.SCHEDULED, StateType.CANCELLED}:
+            # It tells us how the run is, and has changed nothing.
+            return
+        history = await self.requests.history()
+        late = judge_refusal(history, refused_as, self.flow_run.state_id)
+        if late is not None:
+            await self._put_back(late, lambda state: state.id == refused_as.id)
+
+    async def _put_back(self, late: Late, is_ours: Callable[[State], bool]) -> NoReturn:
+        """Leave the run as it was before our claim, if it is that by which it is something else now."""
+        current = await self.requests.read()
+        left_as = late.left_as
+        if current.state is not None and is_ours(current.state):
+            await self.requests.propose(ProposedState.again(left_as), force=left_as.type.is_final)
+        raise _NotOurs(f"somebody else has run it, and left it {left_as.label}")
 
     async def _cancel_if_deployment_is_gone(self) -> None:
         """Make an end of a run that waits for ever, since the server lets nobody claim it."""
@@ -216,17 +236,14 @@ class _Life:
         history = await self.requests.history()
         if not history:
             raise _NotOurs("somebody has deleted it")
-        match judge_claim(history, self.active.transition_ids):
+        match judge_claim(history, self.active.transition_ids, self.flow_run.state_id):
             case Lost():
                 raise _NotOurs("somebody else has claimed or ended it")
             case Cancelling():
                 self.active.note_claim()
                 self.active.cancel_requested.set()
-            case Revived(ended_as):
-                current = await self.requests.read()
-                if current.state is not None and self._is_ours(current.state):
-                    await self.requests.propose(restored(ended_as), force=True)
-                raise _NotOurs(f"somebody else has run it, and it ended {ended_as.label}")
+            case Late() as late:
+                await self._put_back(late, self._is_ours)
             case Granted():
                 self.active.note_claim()
 

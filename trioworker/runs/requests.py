@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
+from uuid import UUID
 
 import attrs
 import trio
@@ -124,6 +125,32 @@ class RunRequests:
         except APIError as error:
             self.run_log.warning(
                 f"The process id could not be reported, so the server may not know it: {error}"
+            )
+
+    async def forget_place(self) -> None:
+        """Record that the run runs nowhere; that it cannot be done is said and harms nothing.
+
+        Of a run that waits without a place the server sees to a cancellation itself; otherwise it waits for whoever
+        is there.
+        """
+        try:
+            await self._patiently(lambda: self.api.set_infrastructure_pid(self._flow_run.id, ""))
+        except APIError as error:
+            self.run_log.warning(f"The run's place could not be taken back, where it no longer is: {error}")
+
+    async def release_slot(self, lease_id: UUID | None) -> None:
+        """Give back the slot of the deployment's concurrency limit; that it cannot be done is said and harms nothing.
+
+        Args:
+            lease_id: on the slot; None if there is none.
+        """
+        if lease_id is None:
+            return
+        try:
+            await self._patiently(lambda: self.api.release_concurrency_lease(lease_id))
+        except APIError as error:
+            self.run_log.warning(
+                f"The slot of the deployment's concurrency limit stays taken for a while: {error}"
             )
 
     async def propose(

@@ -109,7 +109,7 @@ class Settlement:
                 await hooks.call("cancellation", StateType.CANCELLING, "Flow run was cancelled.")
                 # However often their call is followed by another look, once is enough.
                 hooks = None
-            if await self.requests.report(*conclusion.states, write=write):
+            if await self._carry_out(conclusion, write):
                 if last.type is StateType.CRASHED and hooks is not None:
                     await hooks.call("crashed", StateType.CRASHED, last.message)
                 return last.type
@@ -117,6 +117,18 @@ class Settlement:
             f"The state of flow run '{self.active.flow_run.name}' keeps changing; it is left as it is"
         )
         return None
+
+    async def _carry_out(self, conclusion: Propose, write: Callable[[str], None]) -> bool:
+        """Report the states; whether the server has taken them."""
+        retry = conclusion.handed_on
+        if retry is not None:
+            # Before anybody can take the run: it would find no slot.
+            await self.requests.release_slot(retry.state_details.deployment_concurrency_lease_id)
+        if not await self.requests.report(*conclusion.states, write=write):
+            return False
+        if retry is not None:
+            await self.requests.forget_place()
+        return True
 
     async def _conclude(self, ended: str) -> Leave | Propose:
         try:

@@ -521,7 +521,7 @@ class FakePrefectAPI(FakeServer):
 
         def answer() -> None:
             run = self._run(flow_run_id, f"PATCH /flow_runs/{flow_run_id}")
-            run.public = attrs.evolve(run.public, infrastructure_pid=infrastructure_pid)
+            run.public = attrs.evolve(run.public, infrastructure_pid=infrastructure_pid or None)
 
         await self._serve("set_infrastructure_pid", arguments, answer)
 
@@ -537,7 +537,7 @@ class FakePrefectAPI(FakeServer):
             run = self._run(flow_run_id, request)
             place = run.public.infrastructure_pid if infrastructure_pid is None else infrastructure_pid
             run.public = attrs.evolve(
-                run.public, empirical_policy=copy.deepcopy(policy), infrastructure_pid=place
+                run.public, empirical_policy=copy.deepcopy(policy), infrastructure_pid=place or None
             )
 
         arguments = {"flow_run_id": flow_run_id, "policy": policy, "infrastructure_pid": infrastructure_pid}
@@ -632,6 +632,18 @@ class FakePrefectAPI(FakeServer):
 
         arguments = {"flow_name": flow_name, "name": name}
         return await self._serve("read_deployment_by_name", arguments, answer)
+
+    async def count_deployments(self, pool_name: str, *, flow_names: Collection[str]) -> int:
+        """See `PrefectAPI.count_deployments`."""
+
+        def answer() -> int:
+            return sum(
+                record.pool.public.name == pool_name and self._flows[record.public.flow_id].name in flow_names
+                for record in self._deployments.values()
+            )
+
+        arguments = {"pool_name": pool_name, "flow_names": list(flow_names)}
+        return await self._serve("count_deployments", arguments, answer)
 
     async def create_deployment(self, draft: DeploymentDraft) -> Deployment:
         """See `PrefectAPI.create_deployment`."""

@@ -296,6 +296,7 @@ class FakeServer:
         of = self._deployments[deployment_id]
         due = self.now() if at is None else at if isinstance(at, datetime) else self.moment(at)
         state = State(
+            id=uuid4(),
             type=StateType.SCHEDULED,
             name="Scheduled",
             timestamp=self.now(),
@@ -750,7 +751,9 @@ class FakeServer:
 
     def _public(self, run: Run) -> FlowRun:
         due = run.due if run.state.type is StateType.SCHEDULED else None
-        return attrs.evolve(copy.deepcopy(run.public), state=run.state, next_scheduled_start_time=due)
+        return attrs.evolve(
+            copy.deepcopy(run.public), state_id=run.state.id, state=run.state, next_scheduled_start_time=due
+        )
 
     def _flow_named(self, name: str) -> Flow:
         for flow in self._flows.values():

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import attrs
 
@@ -382,4 +382,4 @@ def recorded(state: State, *, now: datetime) -> State:
         state = _with_time(state, now)
     if isinstance(state.data, dict) and state.data.get("type") == _UNPERSISTED:
         state = attrs.evolve(state, data=None)
-    return attrs.evolve(state, timestamp=now)
+    return attrs.evolve(state, id=uuid4(), timestamp=now)

@@ -202,9 +202,7 @@ class FlowEngine:
         """Leave what the run waits for to another worker."""
         self._left = True
         if self._call is None:
-            answer = await self._transitions.give_back(
-                "the worker was told to stop before the run's time had come"
-            )
+            answer = await self._transitions.give_back("the worker was told to stop before the run had begun")
             state = None if answer is None else answer.state
             message = "The worker was told to stop; the run is left to whichever worker is free."
         else:

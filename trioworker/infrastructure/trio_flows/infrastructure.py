@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from socket import gethostname
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
@@ -86,7 +86,8 @@ class TrioInfrastructure:
         self._token = uuid4().hex[:8]
         self._room: Room | None = None
         self._running: dict[str, _Running] = {}
-        self._graces: set[trio.CancelScope] = set()
+        # With the seconds that are left of each when everything is killed.
+        self._graces: dict[trio.CancelScope, float] = {}
 
     @property
     def default_base_job_template(self) -> Mapping[str, Any]:
@@ -143,7 +144,12 @@ class TrioInfrastructure:
             room=self._room,
             grace=self._kill_grace,
         )
-        yield attrs.evolve(job, engine=engine)
+        try:
+            yield attrs.evolve(job, engine=engine)
+        except Exception:
+            # Such as an end that the API refuses to hear of: the code may go on all the same.
+            await engine.wait_for_call()  # noqa: ASYNC120 - who is cut off meanwhile is spoken for once more
+            raise
         # Not in a `finally`: whoever is in a hurry does not wait.
         await engine.wait_for_call()
 
@@ -170,20 +176,26 @@ class TrioInfrastructure:
     async def _cut_off(self, engine: FlowEngine, error: BaseException) -> Outcome | None:
         """End a run's call within the time that it has for that; how the run ended, if that is certain."""
         engine.cancel_call()
-        with trio.move_on_after(self._kill_grace, shield=True) as grace:
-            self._graces.add(grace)
-            try:
-                await engine.wait_for_call()
-            finally:
-                self._graces.discard(grace)
+        with self._grace(self._kill_grace, left_when_killed=0) as grace:
+            await engine.wait_for_call()
         if _is_cancellation(error):
             left = grace.deadline - trio.current_time()
-            with trio.move_on_after(max(left, _LAST_SECOND), shield=True):
+            with self._grace(max(left, _LAST_SECOND), left_when_killed=_LAST_SECOND):
                 try:
                     return await engine.finish()
                 except APIError as refusal:
                     _logger.debug("The end of a flow run is left to the worker: %s", refusal)
         return None
+
+    @contextmanager
+    def _grace(self, seconds: float, *, left_when_killed: float) -> Iterator[trio.CancelScope]:
+        """A shielded scope of so many seconds, of which `kill_now` leaves no more than some."""
+        with trio.move_on_after(seconds, shield=True) as scope:
+            self._graces[scope] = left_when_killed
+            try:
+                yield scope
+            finally:
+                del self._graces[scope]
 
     async def run_hooks(self, job: FlowJob, call: HookCall) -> None:  # noqa: ARG002 - see the protocol
         """See `Infrastructure.run_hooks`; functions have none."""
@@ -217,8 +229,9 @@ class TrioInfrastructure:
         self._kill_grace = 0
         for running in self._running.values():
             running.engine.cancel_call()
-        for grace in self._graces:
-            grace.cancel()
+        now = trio.current_time()
+        for grace, left in self._graces.items():
+            grace.deadline = min(grace.deadline, now + left)
 
     def _place(self, flow_run: FlowRun) -> str:
         """How a call is known everywhere: by the process and the worker that it is in, and its run."""

@@ -25,7 +25,8 @@ class Services:
         send_event: takes an event.
         heartbeat_seconds: between two signs of life of a run; None for none.
         now: the time of day.
-        wait_stopping: returns when the worker takes no more runs.
+        stopping: whether the worker begins nothing any more.
+        wait_stopping: returns when that is so.
     """
 
     api: PrefectAPI
@@ -34,6 +35,7 @@ class Services:
     send_event: Callable[[Event], None]
     heartbeat_seconds: float | None
     now: Callable[[], datetime]
+    stopping: Callable[[], bool]
     wait_stopping: Callable[[], Awaitable[None]]
 
 

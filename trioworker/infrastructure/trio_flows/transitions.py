@@ -37,9 +37,14 @@ _STRIKES_OF_EXTRAS = 8
 # Clocks that differ by less than this, in seconds, agree as far as one can tell: the server tells whole seconds.
 _AGREEMENT = 1.0
 
+# How many seconds before a run's time it is looked at whether it is still ours: enough for that to cost no time.
+_LOOK_AHEAD = 1.0
+
+_RETRY_HERE = "in_process"
+
 
 class StoppedWaitingError(Exception):
-    """The worker was told to stop before the run's time had come."""
+    """The worker was told to stop before the run had begun."""
 
 
 class NotBegunError(Exception):
@@ -83,19 +88,20 @@ class Transitions:
 
         Raises:
             StoppedWaitingError: the worker was told to stop before.
-            NotBegunError: the server does not let the run begin; the message says why.
+            NotBegunError: the server does not let the run begin, or it is somebody else's by now; the message says
+                which.
         """
         running = ProposedState(type=StateType.RUNNING, name="Running")
         # The server rounds, and would let it begin up to half a second ahead of its time.
         if (left := self._seconds_left()) is not None and 0 < left < _AGREEMENT:
             await self._pause(left)
         while True:
-            answer = await self._propose(running)
+            answer = await self._propose_unless_stopping(running)
             if answer.status is not SetStateStatus.WAIT:
                 break
             told, left = answer.details.delay_seconds, self._seconds_left()
             agreed = left is not None and left > 0 and abs(left - told) <= _AGREEMENT
-            await self._pause(left if agreed and left is not None else told)
+            await self._wait(left if agreed and left is not None else told)
         state = answer.state
         if state is not None and state.type is StateType.RUNNING and _is_made(answer, running):
             return state
@@ -105,6 +111,40 @@ class Transitions:
 
     def _seconds_left(self) -> float | None:
         return None if self._due is None else (self._due - self._services.now()).total_seconds()
+
+    async def _propose_unless_stopping(self, state: ProposedState) -> OrchestrationResult:
+        """Propose a state; once the worker is told to stop, no attempt to do so is made any more."""
+        api, flow_run_id = self._services.api, self._flow_run.id
+
+        async def propose() -> OrchestrationResult:
+            if self._services.stopping():
+                raise StoppedWaitingError
+            return await api.set_flow_run_state(flow_run_id, state)
+
+        self._transition_ids.add(state.transition_id)
+        return await self._patiently(propose)
+
+    async def _wait(self, seconds: float) -> None:
+        """Let the time pass until the run may begin, if nobody has made something else of it by then."""
+        due = trio.current_time() + seconds
+        if seconds > _LOOK_AHEAD:
+            await self._pause(seconds - _LOOK_AHEAD)
+            current = await self._read()
+            if not self._is_ours(current):
+                label = "in no state" if current.state is None else current.state.label
+                raise NotBegunError(f"Somebody has made something else of the flow run, which is {label} now")
+        await self._pause(due - trio.current_time())
+
+    def _is_ours(self, current: FlowRun) -> bool:
+        """Whether a run is still as we have claimed, begun or left it."""
+        state = current.state
+        if state is None:
+            return False
+        if state.state_details.transition_id in self._transition_ids:
+            return True
+        # No worker is offered it then; whoever claims it all the same is late, and puts it back.
+        waits_here = current.empirical_policy.retry_type == _RETRY_HERE
+        return waits_here and state.type in {StateType.SCHEDULED, StateType.PENDING}
 
     async def _pause(self, seconds: float) -> None:
         with trio.move_on_after(max(seconds, 0.0)):
@@ -125,7 +165,7 @@ class Transitions:
         self._due = None if answer.state is None else answer.state.state_details.scheduled_time
         retries = self._policy.retries
         is_last = retries is None or attempt > retries
-        if end.type is not StateType.FAILED or answer.status is not SetStateStatus.ACCEPT or is_last:
+        if end.type is not StateType.FAILED or not _is_made(answer, end) or is_last:
             return answer
         api, flow_run_id = self._services.api, self._flow_run.id
         history = await self._patiently(lambda: api.read_flow_run_states(flow_run_id))
@@ -136,12 +176,16 @@ class Transitions:
         self._report.say(
             logging.WARNING, "An answer of the server got lost; the retry is left to whichever worker is free"
         )
-        return attrs.evolve(await self.propose(_again(before)), status=SetStateStatus.ACCEPT)
+        await self._release(before.state_details.deployment_concurrency_lease_id)
+        again = await self.propose(ProposedState.again(before))
+        await self._mention(lambda: api.set_infrastructure_pid(flow_run_id, ""), "that it runs nowhere")
+        return attrs.evolve(again, status=SetStateStatus.ACCEPT)
 
     async def give_back(self, why: str) -> OrchestrationResult | None:
         """Offer a run that was never called to any worker; None if somebody has made something else of it."""
         current = await self._read()
-        if current.state is None or current.state.type not in {StateType.PENDING, StateType.RUNNING}:
+        begins = {StateType.PENDING, StateType.RUNNING}
+        if current.state is None or current.state.type not in begins or not self._is_ours(current):
             return None
         now = self._services.now()
         scheduled = ProposedState(
@@ -159,8 +203,7 @@ class Transitions:
             The state that the run is in; `AwaitingRetry`, unless somebody has made something else of it.
         """
         current = await self._read()
-        if self._is_begun_retry(current.state):
-            # The server has let it begin, but the function was not called.
+        if self._is_disturbed_retry(current):
             answer = await self.propose(_awaiting_retry(self._services.now()))
             current = attrs.evolve(await self._read(), state=answer.state)
         state = current.state
@@ -170,13 +213,15 @@ class Transitions:
         await self._release(state.state_details.deployment_concurrency_lease_id)
         policy = attrs.evolve(current.empirical_policy, retry_type="reschedule")
         api = self._services.api
-        await self._patiently(lambda: api.update_flow_run_policy(current.id, policy))
+        # Without a place, since there is nobody at this one who would see to a cancellation.
+        await self._patiently(lambda: api.update_flow_run_policy(current.id, policy, infrastructure_pid=""))
         return state
 
-    def _is_begun_retry(self, state: State | None) -> bool:
-        if state is None or state.type is not StateType.RUNNING:
-            return False
-        return state.state_details.transition_id in self._transition_ids
+    def _is_disturbed_retry(self, current: FlowRun) -> bool:
+        """Whether the server has let a retry begin whose function was not called, or a late claim has met it."""
+        state = current.state
+        begins = state is not None and state.type in {StateType.RUNNING, StateType.PENDING}
+        return begins and self._is_ours(current)
 
     async def _release(self, lease_id: UUID | None) -> None:
         """Give back the slot of the deployment's concurrency limit; the server would keep it for minutes."""
@@ -265,13 +310,3 @@ def _is_made(answer: OrchestrationResult, proposed: ProposedState) -> bool:
 
 def _awaiting_retry(due: datetime) -> ProposedState:
     return ProposedState(type=StateType.SCHEDULED, name="AwaitingRetry", scheduled_time=due)
-
-
-def _again(state: State) -> ProposedState:
-    """A state that the run was in, to be in once more."""
-    return ProposedState(
-        type=state.type,
-        name=state.label,
-        message=state.message,
-        scheduled_time=state.state_details.scheduled_time,
-    )
