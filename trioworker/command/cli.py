@@ -298,7 +298,7 @@ async def _gone_in_time(
 async def _work(
     worker: Worker, output: CommandOutput, served: ServedFlows | None, server_grace: float
 ) -> None:
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - passed on
         await worker.run(task_status=task_status)
         if not worker.config.run_once:
             # The end waits for nobody who is asked about functions.
