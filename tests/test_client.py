@@ -735,6 +735,22 @@ async def test_only_requests_that_a_worker_lives_by_tell_of_the_condition(name: 
     assert condition.told == (["failed", "answered"] if operation(name) in VITAL_REQUESTS else [])
 
 
+# States
+
+
+@pytest.mark.parametrize(("state_type", "attempts"), [(StateType.SCHEDULED, 1), (StateType.CRASHED, 2)])
+async def test_state_by_which_a_run_may_go_to_others_is_proposed_once(
+    state_type: StateType, attempts: int
+) -> None:
+    server = Server([httpx.Response(503, headers={"Retry-After": "0"})] * 2)
+    config = TransportConfig(url=URL, max_retries=1)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server), base_url=f"{URL}/") as http:
+        client = PrefectClient(Transport(http, config, Condition(), lambda: 0.5), Condition())
+        with pytest.raises(APIUnavailableError):
+            await client.set_flow_run_state(DEPLOYMENT, ProposedState(type=state_type, name="any"))
+    assert len(server.asked) == attempts
+
+
 # Creating runs
 
 

@@ -196,6 +196,16 @@ async def test_number_of_retries_is_configurable(
     assert len(script.requests) == max_retries + 1
 
 
+async def test_request_that_may_not_be_repeated_is_made_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    script = Script([httpx.ReadError("gone")])
+    async with open_transport(script) as transport:
+        with pytest.raises(APIUnavailableError):
+            await transport.request("POST", "thing", repeat=False)
+    assert script.times == [0]
+
+
 async def test_extra_status_is_repeated(autojump_clock: trio.testing.MockClock) -> None:
     script = Script([refusal(418), ok()])
     async with open_transport(script, retry_extra_codes=frozenset({418})) as transport:

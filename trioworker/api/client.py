@@ -158,7 +158,11 @@ class PrefectAPI(Protocol):
     async def set_flow_run_state(
         self, flow_run_id: UUID, state: ProposedState, *, force: bool = False
     ) -> OrchestrationResult:
-        """Propose a state; with `force` the server's orchestration rules do not apply."""
+        """Propose a state; with `force` the server's orchestration rules do not apply.
+
+        A proposal to schedule the run is made once: by a repetition it might be scheduled again, after somebody has
+        taken it. See `HandingOn`.
+        """
         ...
 
     async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
@@ -456,7 +460,8 @@ class PrefectClient:
             "force": force,
         }
         path = f"flow_runs/{flow_run_id}/set_state"
-        return await self._read(OrchestrationResult, "POST", path, body)
+        repeat = state.type is not StateType.SCHEDULED
+        return await self._read(OrchestrationResult, "POST", path, body, repeat=repeat)
 
     async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
         """See `PrefectAPI.set_infrastructure_pid`."""
@@ -622,11 +627,23 @@ class PrefectClient:
         return await self._transport.request("POST", path, body, worker_id, vital=True, as_text=True)
 
     async def _read(
-        self, cls: type[T], method: str, path: str, body: Any = None, *, vital: bool = False
+        self,
+        cls: type[T],
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        vital: bool = False,
+        repeat: bool = True,
     ) -> T:
         request = f"{method} /{path}"
         return await self._transport.request(
-            method, path, body, lambda answer: structure(answer, cls, request=request), vital=vital
+            method,
+            path,
+            body,
+            lambda answer: structure(answer, cls, request=request),
+            vital=vital,
+            repeat=repeat,
         )
 
     async def _send(self, method: str, path: str, body: Any, *, vital: bool = False) -> None:

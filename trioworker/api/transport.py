@@ -199,6 +199,7 @@ class Transport:
         *,
         vital: bool = True,
         as_text: bool = False,
+        repeat: bool = True,
     ) -> T:
         """Send a request, repeat it as configured, and read the answer.
 
@@ -211,6 +212,7 @@ class Transport:
                 API, since they come regularly and concern no single object; and they never queue behind others.
                 Of the rest, those other than GET wait for their turn if the server cannot cope with many.
             as_text: whether the answer is to be read as it stands, and not as JSON.
+            repeat: whether it may be repeated; False if nobody can tell what that would do.
 
         Raises:
             APIUnavailableError: no good answer after the last attempt.
@@ -225,7 +227,7 @@ class Transport:
             try:
                 return await self._attempt(method, path, body, read, vital=vital, as_text=as_text)
             except APIUnavailableError as error:
-                if attempt > self._config.max_retries:
+                if not repeat or attempt > self._config.max_retries:
                     raise
                 delay = retry_delay(
                     attempt,

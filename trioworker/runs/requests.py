@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -12,6 +13,7 @@ import trio
 
 from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import APIError, ObjectNotFoundError
+from trioworker.api.handing_on import HandingOn
 from trioworker.api.models import (
     Deployment,
     Flow,
@@ -20,6 +22,7 @@ from trioworker.api.models import (
     ProposedState,
     SetStateStatus,
     State,
+    StateType,
 )
 from trioworker.runs.active import ActiveRun
 from trioworker.runs.log import RunLog
@@ -158,10 +161,12 @@ class RunRequests:
     ) -> OrchestrationResult:
         """Propose a state until the server has an answer that is not "wait"."""
         self.active.transition_ids.add(state.transition_id)
+        if state.type is StateType.SCHEDULED:
+            action = HandingOn(self.api, self._flow_run.id, state, self._is_ours).attempt
+        else:
+            action = partial(self.api.set_flow_run_state, self._flow_run.id, state, force=force)
         while True:
-            result = await self._patiently(
-                lambda: self.api.set_flow_run_state(self._flow_run.id, state, force=force), strikes
-            )
+            result = await self._patiently(action, strikes)
             if result.state is not None:
                 self.active.state = result.state
             if result.status is not SetStateStatus.WAIT:
@@ -183,6 +188,10 @@ class RunRequests:
             message = f"Reported flow run '{self._flow_run.id}' as {state.name.lower()}"
             write(f"{message}: {state.message}" if state.message else message)
         return True
+
+    def _is_ours(self, current: FlowRun) -> bool:
+        state = current.state
+        return state is not None and state.state_details.transition_id in self.active.transition_ids
 
     @property
     def _flow_run(self) -> FlowRun:

@@ -513,7 +513,8 @@ class FakePrefectAPI(FakeServer):
                 )
             return self._orchestrate(self._runs[flow_run_id], proposed, force=force)
 
-        return await self._serve("set_flow_run_state", arguments, answer)
+        repeat = state.type is not StateType.SCHEDULED
+        return await self._serve("set_flow_run_state", arguments, answer, repeat=repeat)
 
     async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
         """See `PrefectAPI.set_infrastructure_pid`."""
@@ -831,7 +832,9 @@ class FakePrefectAPI(FakeServer):
             _as_json(unstructure(line))
         await self._serve("send_logs", {"lines": batch}, lambda: self.logs.extend(batch))
 
-    async def _serve(self, method: str, arguments: Mapping[str, Any], answer: Callable[[], T]) -> T:
+    async def _serve(
+        self, method: str, arguments: Mapping[str, Any], answer: Callable[[], T], *, repeat: bool = True
+    ) -> T:
         """Do with a request what the real client's transport does."""
         attempt = 0
         while True:
@@ -839,7 +842,7 @@ class FakePrefectAPI(FakeServer):
             try:
                 return await self._attempt(method, arguments, answer)
             except APIUnavailableError as error:
-                if attempt > self._max_retries:
+                if not repeat or attempt > self._max_retries:
                     raise
                 delay = retry_delay(attempt, error.retry_after, jitter=0, chance=0)
             await trio.sleep(delay)

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from trioworker.api.errors import APIError
+from trioworker.api.handing_on import HandingOn
 from trioworker.api.models import (
     FlowRun,
     FlowRunPolicy,
@@ -81,6 +82,8 @@ class Transitions:
         self._transition_ids = transition_ids
         self._policy = flow_run.empirical_policy
         self._due = flow_run.next_scheduled_start_time
+        # On the slot that the run has begun with: a state that others have put back does not tell.
+        self._lease_id: UUID | None = None
         self._introduced = trio.Event()
 
     async def begin(self) -> State:
@@ -104,6 +107,7 @@ class Transitions:
             await self._wait(left if agreed and left is not None else told)
         state = answer.state
         if state is not None and state.type is StateType.RUNNING and _is_made(answer, running):
+            self._lease_id = state.state_details.deployment_concurrency_lease_id
             return state
         reason = answer.details.reason or "no reason given"
         label = "no state" if state is None else f"state {state.label}"
@@ -176,7 +180,7 @@ class Transitions:
         self._report.say(
             logging.WARNING, "An answer of the server got lost; the retry is left to whichever worker is free"
         )
-        await self._release(before.state_details.deployment_concurrency_lease_id)
+        await self._release()
         again = await self.propose(ProposedState.again(before))
         await self._mention(lambda: api.set_infrastructure_pid(flow_run_id, ""), "that it runs nowhere")
         return attrs.evolve(again, status=SetStateStatus.ACCEPT)
@@ -210,7 +214,7 @@ class Transitions:
         if state is None or state.name != "AwaitingRetry":
             return state
         # First the slot, as long as nobody else can take the run: it would find none.
-        await self._release(state.state_details.deployment_concurrency_lease_id)
+        await self._release()
         policy = attrs.evolve(current.empirical_policy, retry_type="reschedule")
         api = self._services.api
         # Without a place, since there is nobody at this one who would see to a cancellation.
@@ -223,11 +227,11 @@ class Transitions:
         begins = state is not None and state.type in {StateType.RUNNING, StateType.PENDING}
         return begins and self._is_ours(current)
 
-    async def _release(self, lease_id: UUID | None) -> None:
+    async def _release(self) -> None:
         """Give back the slot of the deployment's concurrency limit; the server would keep it for minutes."""
+        api, lease_id = self._services.api, self._lease_id
         if lease_id is None:
             return
-        api = self._services.api
         try:
             await self._patiently(lambda: api.release_concurrency_lease(lease_id))
         except APIError as error:
@@ -272,6 +276,8 @@ class Transitions:
     async def _propose(self, state: ProposedState) -> OrchestrationResult:
         self._transition_ids.add(state.transition_id)
         api, flow_run_id = self._services.api, self._flow_run.id
+        if state.type is StateType.SCHEDULED:
+            return await self._patiently(HandingOn(api, flow_run_id, state, self._is_ours).attempt)
         return await self._patiently(lambda: api.set_flow_run_state(flow_run_id, state))
 
     async def _read(self) -> FlowRun:
