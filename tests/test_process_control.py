@@ -134,7 +134,6 @@ async def test_engine_is_told_the_intent_before_it_is_terminated(
     assert play.notes == [byte, "TERM"]
     assert play.outcome is not None
     assert play.outcome.status_code == 0
-    assert not play.outcome.concluded
     assert intent in play.outcome.message
 
 
@@ -172,7 +171,7 @@ async def test_run_that_has_concluded_is_left_to_end_by_itself(played: Callable[
                 await trio.to_thread.run_sync(play.pipe_back.write_bytes, b"x")
     assert play.notes == ["end"]
     assert play.outcome is not None
-    assert play.outcome.concluded
+    assert play.outcome.message == "Flow run reported how it ended."
     assert play.outcome.status_code == 0
 
 
@@ -185,13 +184,13 @@ async def test_run_that_has_concluded_but_does_not_end_is_killed_after_the_grace
             await nursery.start(play.run)
             await play.where.kill(play.identifier, 0.2, intent="cancel")
     assert play.outcome is not None
-    assert play.outcome.concluded
+    assert play.outcome.message == "Flow run reported how it ended."
 
 
 async def test_status_of_an_engine_that_has_reported_tells_nothing(tmp_path: Path) -> None:
     program = f"{ENGINE}report(connect())\nsys.exit(1)"
     outcome = await executed(infrastructure(tmp_path), {"command": python(program, "-", "-")})
-    assert outcome == Outcome(status_code=0, message=outcome.message, concluded=True)
+    assert outcome == Outcome(status_code=0, message="Flow run reported how it ended.")
 
 
 async def test_each_run_has_a_channel_of_its_own(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ async def test_job_without_its_workspace_is_refused(autojump_clock: MockClock, s
 @pytest.mark.parametrize(
     ("conclusion", "outcome"),
     [
-        (REPORTED, Outcome(status_code=0, message="Flow run reported how it ended.", concluded=True)),
+        (REPORTED, Outcome(status_code=0, message="Flow run reported how it ended.")),
         ("cancel", Outcome(status_code=0, message="Flow run ended, as it was told to (cancel).")),
         ("reschedule", Outcome(status_code=0, message="Flow run ended, as it was told to (reschedule).")),
     ],
@@ -205,7 +205,6 @@ async def test_status_is_all_there_is_to_say_of_an_engine_that_said_nothing(
     assert outcome.status_code == status
     assert outcome.message.startswith(f"Process exited with status code: {status}.")
     assert outcome.hint
-    assert not outcome.concluded
 
 
 async def test_what_a_good_run_has_started_goes_on(autojump_clock: MockClock, stage: Stage) -> None:
@@ -277,7 +276,7 @@ async def test_run_that_came_to_its_end_is_left_to_end_by_itself(
         await stage.where.kill(identifier, 30, intent="cancel")
         assert stage.kernel.now == 20
     assert stage.kernel.signals == []
-    assert stage.outcomes[0].concluded
+    assert stage.outcomes[0].message == "Flow run reported how it ended."
 
 
 async def test_run_that_came_to_its_end_but_does_not_end_is_terminated_after_the_grace(

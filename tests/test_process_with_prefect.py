@@ -145,7 +145,7 @@ async def test_flow_is_fetched_and_run_in_its_own_process_and_says_how_it_ended(
         async with stage.where.open_workspace(stage.where.prepare(stage.assignment(run_id))) as job:
             outcome = await stage.where.run(job)
     assert await stage.state(run_id) == "Completed"
-    assert outcome.concluded
+    assert outcome.message == "Flow run reported how it ended."
     assert stage.notes == ["run True of the flow"]
     assert any("Downloading flow code from storage" in line for line in await stage.log(run_id))
 

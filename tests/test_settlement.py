@@ -90,7 +90,7 @@ async def test_workspace_is_there_for_the_hooks(autojump_clock: Clock, world: Wo
     [
         Script(),
         Script(ends="Failed"),
-        Script(ends="Crashed", concluded=True),
+        Script(ends="Crashed"),
         Script(ends="Suspended"),
     ],
     ids=["completed", "failed", "crashed by its own account", "suspended"],

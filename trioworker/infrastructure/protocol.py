@@ -64,15 +64,12 @@ class Outcome:
         status_code: 0 is good, the negative number of a signal or anything else is not.
         message: the same as a sentence.
         hint: what somebody may do about it; empty if there is nothing to say.
-        concluded: whether the run itself has said that it came to its end, so that its status code tells nothing
-            about its state.
         state: the state of the run, as the API has answered to that; None if nobody here knows.
     """
 
     status_code: int
     message: str
     hint: str = ""
-    concluded: bool = False
     state: State | None = None
 
 

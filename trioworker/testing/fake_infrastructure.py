@@ -48,7 +48,6 @@ class Script:
         ends: the state that it proposes when it is through; None for none.
         retry_type: goes with `ends`: `in_process` for a flow that means to wait for its own retry.
         status: the exit status when it is through.
-        concluded: whether the flow itself says that it came to its end.
         terminated: the state that it forces on the API when it gets SIGTERM, such as `Crashed`; None for none.
         reachable: whether it can be told why it is terminated, in which case it leaves its state to the worker.
         ignores_terminate: whether it takes no notice of SIGTERM, so that only SIGKILL ends it early.
@@ -66,7 +65,6 @@ class Script:
     ends: str | None = "Completed"
     retry_type: str | None = None
     status: int = 0
-    concluded: bool = False
     terminated: str | None = None
     reachable: bool = True
     ignores_terminate: bool = False
@@ -256,12 +254,7 @@ class FakeInfrastructure:
             raise job.script.breaks
         status = process.execution.status
         assert status is not None  # noqa: S101 - `_play` has ended
-        return Outcome(
-            status_code=status,
-            message=exit_message(status),
-            hint=exit_hint(status),
-            concluded=job.script.concluded,
-        )
+        return Outcome(status_code=status, message=exit_message(status), hint=exit_hint(status))
 
     async def run_hooks(self, job: FakeJob, call: HookCall) -> None:
         """See `Infrastructure.run_hooks`."""

@@ -251,5 +251,5 @@ def _outcome(status: int, conclusion: Conclusion | None) -> Outcome:
     if conclusion is None:
         return Outcome(status_code=status, message=exit_message(status), hint=exit_hint(status))
     if isinstance(conclusion, EngineReceipt):
-        return Outcome(status_code=0, message="Flow run reported how it ended.", concluded=True)
+        return Outcome(status_code=0, message="Flow run reported how it ended.")
     return Outcome(status_code=0, message=f"Flow run ended, as it was told to ({conclusion}).")

@@ -190,13 +190,13 @@ class FlowEngine:
                     return outcome
         except NotBegunError as refusal:
             self._report.say(logging.INFO, str(refusal))
-            return Outcome(status_code=_ENDED, message=str(refusal), concluded=True)
+            return Outcome(status_code=_ENDED, message=str(refusal))
         except StoppedWaitingError:
             return await self._stop_waiting()
         except ObjectNotFoundError:
             message = "The flow run was deleted."
             self._report.say(logging.WARNING, message)
-            return Outcome(status_code=_ENDED, message=message, concluded=True)
+            return Outcome(status_code=_ENDED, message=message)
 
     async def _stop_waiting(self) -> Outcome:
         """Leave what the run waits for to another worker."""
@@ -209,7 +209,7 @@ class FlowEngine:
             state = await self._transitions.leave_retry()
             message = "The worker was told to stop; the retry is left to whichever worker is free."
         self._report.say(logging.INFO, message)
-        return Outcome(status_code=_ENDED, message=message, concluded=True, state=state)
+        return Outcome(status_code=_ENDED, message=message, state=state)
 
     async def _attempt(self, arguments: dict[str, Any], upkeep: trio.Nursery) -> Outcome | None:
         """Call the function as soon as the server lets the run begin; None if it wants another attempt."""
@@ -336,12 +336,8 @@ class FlowEngine:
 
     def _finished(self, answer: OrchestrationResult) -> Outcome:
         self._report.say(logging.INFO, f"Finished in state {shown(answer.state)}")
-        return Outcome(
-            status_code=_ENDED,
-            message=f"Flow run ended {shown(answer.state)}.",
-            concluded=True,
-            state=answer.state,
-        )
+        message = f"Flow run ended {shown(answer.state)}."
+        return Outcome(status_code=_ENDED, message=message, state=answer.state)
 
 
 def _is_retry(answer: OrchestrationResult) -> bool:
