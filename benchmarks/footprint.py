@@ -1,10 +1,11 @@
 """How quick and how small an idle worker is: time to "started!", time to exit, and memory.
 
-    python benchmarks/footprint.py [seconds to sit idle, 30 by default]
+    python benchmarks/footprint.py [IDLE_SECONDS]
 
 Starts a Prefect server on this machine and works for that. Needs Linux, for the memory figures.
 """
 
+import argparse
 import os
 import signal
 import statistics
@@ -77,6 +78,16 @@ def report(what: str, figures: list[float], unit: str) -> None:
     print(f"{what}: {middle:.2f} {unit} (min {min(figures):.2f}, max {max(figures):.2f}, n {len(figures)})")
 
 
+def read_arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description="Measure how quick and how small an idle worker is.")
+    parser.add_argument(
+        "idle_seconds", nargs="?", type=float, default=30.0, help="to sit idle, 30 by default"
+    )
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
+    asked = read_arguments()
     with tempfile.TemporaryDirectory(prefix="trioworker-footprint-") as directory:
-        trio.run(main, Path(directory), float(sys.argv[1]) if len(sys.argv) > 1 else 30)
+        trio.run(main, Path(directory), asked.idle_seconds)

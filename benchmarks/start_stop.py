@@ -1,12 +1,13 @@
 """What is left behind when workers come and go: tasks, file descriptors, threads, memory, objects.
 
-    python benchmarks/start_stop.py [cycles, 200 by default] [API URL]
+    python benchmarks/start_stop.py [CYCLES [API_URL]]
 
 Without a URL, starts a Prefect server on this machine. A cycle opens a worker with everything that it may have
 (health server, websocket, heartbeats) and shuts it down; every other one is left as soon as it polls, and every
 tenth executes a flow run. Needs Linux, for the figures.
 """
 
+import argparse
 import asyncio
 import gc
 import logging
@@ -376,11 +377,20 @@ async def main_on_own_server(cycles: int, directory: Path) -> None:
         await trio.run_process([sys.executable, __file__, str(cycles), url])
 
 
+def read_arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description="Measure what workers leave behind that come and go.")
+    parser.add_argument(
+        "cycles", nargs="?", type=int, default=CYCLES, help=f"of each way, {CYCLES} by default"
+    )
+    parser.add_argument("url", nargs="?", help="of a Prefect API; a server is started by default")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    wanted = int(arguments[0]) if arguments else CYCLES
+    asked = read_arguments()
     with tempfile.TemporaryDirectory(prefix="trioworker-start-stop-") as temporary:
-        if len(arguments) > 1:
-            main(wanted, arguments[1], Path(temporary))
+        if asked.url is not None:
+            main(asked.cycles, asked.url, Path(temporary))
         else:
-            trio.run(main_on_own_server, wanted, Path(temporary))
+            trio.run(main_on_own_server, asked.cycles, Path(temporary))

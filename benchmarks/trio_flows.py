@@ -5,9 +5,10 @@ again; and single runs on an idle worker. Times are those of the states on the s
 claim, to the first Running. Before anything is printed, every run's end is checked, and how often its function was
 called.
 
-    python benchmarks/trio_flows.py [RUNS [LIMIT [SINGLE RUNS]]]
+    python benchmarks/trio_flows.py [RUNS [LIMIT [SINGLE_RUNS]]]
 """
 
+import argparse
 import logging
 import os
 import statistics
@@ -16,7 +17,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -148,9 +148,22 @@ def show(what: str, milliseconds: Sequence[float]) -> None:
     )
 
 
+def read_arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description="Measure how quickly functions are run as flow runs.")
+    parser.add_argument("runs", nargs="?", type=int, default=200, help="scheduled at once, 200 by default")
+    parser.add_argument(
+        "limit", nargs="?", type=int, default=50, help="of the worker for these, 50 by default"
+    )
+    parser.add_argument(
+        "single_runs", nargs="?", type=int, default=30, help="on an idle worker, 30 by default"
+    )
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
+    asked = read_arguments()
     # The failures that are asked for are no news.
     logging.getLogger("trioworker.flow_runs").setLevel(logging.CRITICAL)
-    numbers = [int(word) for word in sys.argv[1:]] + [200, 50, 30][len(sys.argv) - 1 :]
     with tempfile.TemporaryDirectory(prefix="trioworker-benchmark-") as directory:
-        trio.run(partial(main, Path(directory), *numbers))
+        trio.run(main, Path(directory), asked.runs, asked.limit, asked.single_runs)
