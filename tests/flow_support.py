@@ -11,6 +11,10 @@ from support import World
 
 from trioworker import TrioFlows, Worker
 from trioworker.api.models import Deployment, FlowRun, LogLine
+from trioworker.infrastructure.protocol import Assignment
+from trioworker.infrastructure.trio_flows.infrastructure import FlowJob, TrioInfrastructure
+from trioworker.infrastructure.trio_flows.services import Services
+from trioworker.service import Rhythm
 
 POOL = "functions"
 
@@ -45,6 +49,25 @@ class Stage:
 
     def worker(self, **options: Any) -> Worker:
         return self.world.worker(pool=POOL, flows=self.app, **options)
+
+    def claimed(self, run: FlowRun) -> tuple[TrioInfrastructure, FlowJob]:
+        """The infrastructure without a worker, with five seconds of grace, and a run that is claimed for it."""
+        services = Services(
+            api=self.world.api,
+            patience=Rhythm(interval=1, chance=lambda: 0.5),
+            send_log=None,
+            send_event=self.world.api.events.append,
+            heartbeat_seconds=None,
+            now=self.world.api.now,
+            stopping=lambda: False,
+            wait_stopping=trio.sleep_forever,
+        )
+        infrastructure = TrioInfrastructure(self.app, services, 5)
+        self.world.api.set_state(run.id, "Pending")
+        assignment = Assignment(
+            flow_run=run, flow_name="work", name=run.name, labels={}, configuration={}, environment={}
+        )
+        return infrastructure, infrastructure.prepare(assignment)
 
     async def finish(self, *runs: FlowRun, **options: Any) -> None:
         """Work until these runs have ended."""

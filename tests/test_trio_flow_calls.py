@@ -17,7 +17,6 @@ from flow_support import Stage
 from support import World
 
 from trioworker import TrioFlow
-from trioworker.infrastructure.protocol import Assignment
 from trioworker.infrastructure.trio_flows.call import (
     Broken,
     CallResult,
@@ -28,9 +27,6 @@ from trioworker.infrastructure.trio_flows.call import (
     TimedOut,
 )
 from trioworker.infrastructure.trio_flows.current import CurrentFlowRun, RunInContext
-from trioworker.infrastructure.trio_flows.infrastructure import FlowJob, TrioInfrastructure
-from trioworker.infrastructure.trio_flows.services import Services
-from trioworker.service import Rhythm
 
 Clock = trio.testing.MockClock
 
@@ -378,27 +374,6 @@ async def test_group_without_anything_but_errors_is_an_error(autojump_clock: Clo
 # Who waits for its end
 
 
-def _claimed(stage: Stage) -> tuple[TrioInfrastructure, FlowJob]:
-    """The infrastructure without a worker, with five seconds of grace, and a run that is claimed."""
-    services = Services(
-        api=stage.world.api,
-        patience=Rhythm(interval=1, chance=lambda: 0.5),
-        send_log=None,
-        send_event=stage.world.api.events.append,
-        heartbeat_seconds=None,
-        now=stage.world.api.now,
-        stopping=lambda: False,
-        wait_stopping=trio.sleep_forever,
-    )
-    infrastructure = TrioInfrastructure(stage.app, services, 5)
-    run = stage.schedule()
-    stage.world.api.set_state(run.id, "Pending")
-    assignment = Assignment(
-        flow_run=run, flow_name="work", name=run.name, labels={}, configuration={}, environment={}
-    )
-    return infrastructure, infrastructure.prepare(assignment)
-
-
 async def _cancellation() -> trio.Cancelled:
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -418,7 +393,7 @@ async def _seconds_until_left(tmp_path: Path, error: BaseException) -> float:
         with trio.CancelScope(shield=True):
             await trio.sleep(100)
 
-    infrastructure, job = _claimed(stage)
+    infrastructure, job = stage.claimed(stage.schedule())
 
     async def fail() -> None:
         async with infrastructure.open_workspace(job) as opened:

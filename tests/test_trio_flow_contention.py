@@ -56,14 +56,9 @@ async def test_retry_that_another_worker_waits_for_is_left_to_it(
 
     run = stage.schedule(at=1)
     stage.world.api.fail("set_flow_run_state", LOCKED)
-    first, second = stage.worker(name="first"), stage.worker(name="second")
-    async with trio.open_nursery() as nursery:
-        await nursery.start(first.run)
-        await nursery.start(second.run)
+    async with stage.working(name="first"), stage.working(name="second"):
         await stage.ended(run)
         await trio.sleep(100)
-        first.shutdown()
-        second.shutdown()
     began = calls.at[0]
     assert calls.at == [began, began + delay]
     assert stage.states(run)[-2:] == ["Running", "Completed"]
@@ -103,15 +98,10 @@ async def test_end_that_a_refused_claim_has_overwritten_is_put_back(
     deployment = stage.deployment("work", concurrency_limit=1)
     short = stage.schedule(parameters={"which": "short"})
     stage.world.api.fail("set_flow_run_state", LOCKED)
-    first, second = stage.worker(name="first"), stage.worker(name="second")
-    async with trio.open_nursery() as nursery:
-        await nursery.start(first.run)
-        await nursery.start(second.run)
+    async with stage.working(name="first"), stage.working(name="second") as second:
         await stage.ended(short)
         long = await second.create_flow_run(deployment.id, parameters={"which": "long"})
         await trio.sleep(200)
-        first.shutdown()
-        second.shutdown()
     assert stage.states(short)[-2:] == ["AwaitingConcurrencySlot", "Completed"]
     assert [name for name, _ in stage.world.api.history(long)][-1] == "Completed"
     assert called == ["short", "long"]
@@ -145,18 +135,14 @@ async def test_run_that_was_scheduled_anew_and_begun_by_another_is_left_to_it(
         await trio.sleep(100)
 
     run = stage.schedule(at=9)
-    first, second = stage.worker(name="first"), stage.worker(name="second")
-    async with trio.open_nursery() as nursery:
-        await nursery.start(first.run)
+    async with stage.working(name="first") as first:
         await sleep_until(stage.world, 1)
         stage.world.api.set_state(run.id, "Scheduled")
-        await nursery.start(second.run)
-        await stage.world.api.wait_for_state(run.id, "Running")
-        if stopping:
-            first.shutdown()
-        await stage.ended(run)
-        first.shutdown()
-        second.shutdown()
+        async with stage.working(name="second"):
+            await stage.world.api.wait_for_state(run.id, "Running")
+            if stopping:
+                first.shutdown()
+            await stage.ended(run)
     assert calls.at == [1]
     assert stage.history(run)[-2:] == [("Running", 1), ("Completed", 101)]
 

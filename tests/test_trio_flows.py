@@ -27,11 +27,9 @@ from trioworker import (
 )
 from trioworker.api.errors import APIUnavailableError, RequestRefusedError
 from trioworker.api.models import FlowRun, FlowRunPolicy, StateType
-from trioworker.infrastructure.protocol import Assignment, Gone, HookCall, InfrastructureError, Running
+from trioworker.infrastructure.protocol import Gone, HookCall, InfrastructureError, Running
 from trioworker.infrastructure.trio_flows.current import CurrentFlowRun, current_flow_run
 from trioworker.infrastructure.trio_flows.infrastructure import FlowJob, TrioInfrastructure
-from trioworker.infrastructure.trio_flows.services import Services
-from trioworker.service import Rhythm
 
 Clock = trio.testing.MockClock
 
@@ -1468,23 +1466,8 @@ async def test_two_workers_in_one_process_do_not_know_of_each_other(
 
 @asynccontextmanager
 async def _opened(stage: Stage, run: FlowRun) -> AsyncIterator[tuple[TrioInfrastructure, FlowJob]]:
-    """The infrastructure without a worker, and a run that is claimed."""
-    services = Services(
-        api=stage.world.api,
-        patience=Rhythm(interval=1, chance=lambda: 0.5),
-        send_log=None,
-        send_event=stage.world.api.events.append,
-        heartbeat_seconds=None,
-        now=stage.world.api.now,
-        stopping=lambda: False,
-        wait_stopping=trio.sleep_forever,
-    )
-    infrastructure = TrioInfrastructure(stage.app, services, 5)
-    stage.world.api.set_state(run.id, "Pending")
-    assignment = Assignment(
-        flow_run=run, flow_name="work", name=run.name, labels={}, configuration={}, environment={}
-    )
-    job = infrastructure.prepare(assignment)
+    """The infrastructure without a worker, and a run that is claimed, in its workspace."""
+    infrastructure, job = stage.claimed(run)
     async with infrastructure.open(), infrastructure.open_workspace(job) as opened:
         yield infrastructure, opened
 
