@@ -68,10 +68,7 @@ VITAL_REQUESTS = frozenset(
 # The server refuses to list more than this at once.
 LARGEST_PAGE = 200
 
-# How the server answers a request with a field that it does not know or like.
-_UNPROCESSABLE = 422
-
-# How it answers about a lease that has run out or was given back.
+# How the server answers about a lease that has run out or was given back.
 _GONE = 410
 
 # Where a server of one's own, and where Prefect Cloud shows its registry of packages.
@@ -391,7 +388,7 @@ class PrefectClient:
                 # The id is no reason to go without a heartbeat.
                 pass
             except RequestRefusedError as error:
-                if error.status_code != _UNPROCESSABLE:
+                if not error.is_of_body:
                     raise
         await self._send("POST", path, body, vital=True)
         return None
@@ -460,8 +457,7 @@ class PrefectClient:
             "force": force,
         }
         path = f"flow_runs/{flow_run_id}/set_state"
-        repeat = state.type is not StateType.SCHEDULED
-        return await self._read(OrchestrationResult, "POST", path, body, repeat=repeat)
+        return await self._read(OrchestrationResult, "POST", path, body, repeat=not state.hands_on)
 
     async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
         """See `PrefectAPI.set_infrastructure_pid`."""

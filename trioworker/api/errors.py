@@ -14,6 +14,9 @@ APIError
 ```
 """
 
+# How the server answers a request with a field that it does not know or like.
+_UNPROCESSABLE = 422
+
 
 class APIError(Exception):
     """The root of every error that the client of the Prefect API raises; see `trioworker.api.errors`."""
@@ -73,6 +76,11 @@ class RequestRefusedError(APIError):
         self.request = request
         self.status_code = status_code
         self.detail = detail
+
+    @property
+    def is_of_body(self) -> bool:
+        """Whether it is what was sent that the API does not accept, and not where or by whom (422)."""
+        return self.status_code == _UNPROCESSABLE
 
 
 class NotAuthenticatedError(RequestRefusedError):

@@ -79,6 +79,11 @@ class ProposedState:
     scheduled_time: datetime | None = None
     transition_id: UUID = attrs.field(factory=uuid4)
 
+    @property
+    def hands_on(self) -> bool:
+        """Whether it leaves the run to any worker; proposed again, it may take it from one that has it by then."""
+        return self.type is StateType.SCHEDULED
+
     @classmethod
     def again(cls, state: State) -> ProposedState:
         """A state that a run was in, to be in once more."""
@@ -115,6 +120,12 @@ class OrchestrationResult:
     status: SetStateStatus
     state: State | None = None
     details: SetStateDetails = attrs.field(factory=SetStateDetails)
+
+    def has_made(self, proposed: ProposedState) -> bool:
+        """Whether the server has made the transition, be it at an earlier attempt whose answer was lost."""
+        if self.status is SetStateStatus.ACCEPT:
+            return True
+        return self.state is not None and self.state.state_details.transition_id == proposed.transition_id
 
 
 @attrs.frozen(kw_only=True)

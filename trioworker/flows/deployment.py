@@ -14,7 +14,7 @@ from trioworker.api.transport import is_unicode
 from trioworker.errors import ConfigurationError
 from trioworker.flows.declaration import TrioFlow
 from trioworker.flows.pool import TRIO_BASE_JOB_TEMPLATE, TRIO_TYPE, refuse_other_type
-from trioworker.flows.registration import UNPROCESSABLE, DeploymentChange, sync_deployment
+from trioworker.flows.registration import DeploymentChange, sync_deployment
 from trioworker.flows.schedules import Schedule, schedules_problem
 
 # What the server takes in no name.
@@ -125,7 +125,7 @@ async def deploy(api: PrefectAPI, plan: DeploymentPlan) -> list[FlowDeployment]:
         try:
             deployed.append(await _deploy_one(api, plan, flow))
         except RequestRefusedError as error:
-            if error.status_code != UNPROCESSABLE:
+            if not error.is_of_body:
                 raise
             raise _refusal(flow, error, deployed) from error
     return deployed

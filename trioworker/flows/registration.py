@@ -23,9 +23,6 @@ _ANCHOR = "anchor_date"
 # An id that no deployment has.
 _NOBODY = UUID(int=0)
 
-# How the server answers what it does not accept.
-UNPROCESSABLE = 422
-
 # The queue that every work pool has, and the schema of a deployment that has none of its own.
 _DEFAULT_QUEUE = "default"
 _ANY_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
@@ -201,7 +198,7 @@ async def _try_schedule(api: PrefectAPI, schedule: DeploymentSchedule) -> None:
         await api.create_deployment_schedule(_NOBODY, attrs.evolve(schedule, id=None))
     except RequestRefusedError as error:
         # Any other refusal is one of the deployment, and says nothing of the schedule.
-        if error.status_code == UNPROCESSABLE:
+        if error.is_of_body:
             raise
 
 

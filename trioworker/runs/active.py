@@ -109,6 +109,10 @@ class ActiveRun:
     transition_ids: set[UUID] = attrs.field(factory=set)
     cancel_requested: trio.Event = attrs.field(factory=trio.Event)
 
+    def has_proposed(self, state: State | None) -> bool:
+        """Whether a state is one that this worker proposed."""
+        return state is not None and state.state_details.transition_id in self.transition_ids
+
     def note_claim(self) -> None:
         """Take note, once, that the run is certainly this worker's."""
         if not self.claimed:

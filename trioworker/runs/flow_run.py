@@ -243,12 +243,9 @@ class _Life:
                 self.active.note_claim()
                 self.active.cancel_requested.set()
             case Late() as late:
-                await self._put_back(late, self._is_ours)
+                await self._put_back(late, self.active.has_proposed)
             case Granted():
                 self.active.note_claim()
-
-    def _is_ours(self, state: State) -> bool:
-        return state.state_details.transition_id in self.active.transition_ids
 
     async def _prepare(self) -> PreparedRun | Exception:
         """Prepare the run; what kept it from being prepared waits until the claim is certain."""

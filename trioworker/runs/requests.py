@@ -22,7 +22,6 @@ from trioworker.api.models import (
     ProposedState,
     SetStateStatus,
     State,
-    StateType,
 )
 from trioworker.runs.active import ActiveRun
 from trioworker.runs.log import RunLog
@@ -161,7 +160,7 @@ class RunRequests:
     ) -> OrchestrationResult:
         """Propose a state until the server has an answer that is not "wait"."""
         self.active.transition_ids.add(state.transition_id)
-        if state.type is StateType.SCHEDULED:
+        if state.hands_on:
             action = HandingOn(self.api, self._flow_run.id, state, self._is_ours).attempt
         else:
             action = partial(self.api.set_flow_run_state, self._flow_run.id, state, force=force)
@@ -183,15 +182,14 @@ class RunRequests:
         write = write or self.run_log.note
         for state in states:
             result = await self.propose(state)
-            if result.status is not SetStateStatus.ACCEPT and not _already_made(result, state):
+            if not result.has_made(state):
                 return False
             message = f"Reported flow run '{self._flow_run.id}' as {state.name.lower()}"
             write(f"{message}: {state.message}" if state.message else message)
         return True
 
     def _is_ours(self, current: FlowRun) -> bool:
-        state = current.state
-        return state is not None and state.state_details.transition_id in self.active.transition_ids
+        return self.active.has_proposed(current.state)
 
     @property
     def _flow_run(self) -> FlowRun:
@@ -202,8 +200,3 @@ class RunRequests:
             _logger.debug("Flow run %r waits for the API: %s", self._flow_run.name, error)
 
         return await patiently(action, self.patience, self.api.condition, strikes=strikes, on_failure=note)
-
-
-def _already_made(result: OrchestrationResult, state: ProposedState) -> bool:
-    """Whether the server refused a state because an earlier attempt, whose answer was lost, had made it so."""
-    return result.state is not None and result.state.state_details.transition_id == state.transition_id

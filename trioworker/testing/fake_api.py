@@ -513,8 +513,7 @@ class FakePrefectAPI(FakeServer):
                 )
             return self._orchestrate(self._runs[flow_run_id], proposed, force=force)
 
-        repeat = state.type is not StateType.SCHEDULED
-        return await self._serve("set_flow_run_state", arguments, answer, repeat=repeat)
+        return await self._serve("set_flow_run_state", arguments, answer, repeat=not state.hands_on)
 
     async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
         """See `PrefectAPI.set_infrastructure_pid`."""

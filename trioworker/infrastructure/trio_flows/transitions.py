@@ -106,7 +106,7 @@ class Transitions:
             agreed = left is not None and left > 0 and abs(left - told) <= _AGREEMENT
             await self._wait(left if agreed and left is not None else told)
         state = answer.state
-        if state is not None and state.type is StateType.RUNNING and _is_made(answer, running):
+        if state is not None and state.type is StateType.RUNNING and answer.has_made(running):
             self._lease_id = state.state_details.deployment_concurrency_lease_id
             return state
         reason = answer.details.reason or "no reason given"
@@ -169,7 +169,7 @@ class Transitions:
         self._due = None if answer.state is None else answer.state.state_details.scheduled_time
         retries = self._policy.retries
         is_last = retries is None or attempt > retries
-        if end.type is not StateType.FAILED or not _is_made(answer, end) or is_last:
+        if end.type is not StateType.FAILED or not answer.has_made(end) or is_last:
             return answer
         api, flow_run_id = self._services.api, self._flow_run.id
         history = await self._patiently(lambda: api.read_flow_run_states(flow_run_id))
@@ -188,8 +188,7 @@ class Transitions:
     async def give_back(self, why: str) -> OrchestrationResult | None:
         """Offer a run that was never called to any worker; None if somebody has made something else of it."""
         current = await self._read()
-        begins = {StateType.PENDING, StateType.RUNNING}
-        if current.state is None or current.state.type not in begins or not self._is_ours(current):
+        if not self._is_about_to_begin(current):
             return None
         now = self._services.now()
         scheduled = ProposedState(
@@ -207,7 +206,8 @@ class Transitions:
             The state that the run is in; `AwaitingRetry`, unless somebody has made something else of it.
         """
         current = await self._read()
-        if self._is_disturbed_retry(current):
+        # The server has let the retry begin already, or a late claim has met it.
+        if self._is_about_to_begin(current):
             answer = await self.propose(_awaiting_retry(self._services.now()))
             current = attrs.evolve(await self._read(), state=answer.state)
         state = current.state
@@ -221,10 +221,10 @@ class Transitions:
         await self._patiently(lambda: api.update_flow_run_policy(current.id, policy, infrastructure_pid=""))
         return state
 
-    def _is_disturbed_retry(self, current: FlowRun) -> bool:
-        """Whether the server has let a retry begin whose function was not called, or a late claim has met it."""
+    def _is_about_to_begin(self, current: FlowRun) -> bool:
+        """Whether a run whose function is not being called is claimed or begun, and still ours."""
         state = current.state
-        begins = state is not None and state.type in {StateType.RUNNING, StateType.PENDING}
+        begins = state is not None and state.type in {StateType.PENDING, StateType.RUNNING}
         return begins and self._is_ours(current)
 
     async def _release(self) -> None:
@@ -276,7 +276,7 @@ class Transitions:
     async def _propose(self, state: ProposedState) -> OrchestrationResult:
         self._transition_ids.add(state.transition_id)
         api, flow_run_id = self._services.api, self._flow_run.id
-        if state.type is StateType.SCHEDULED:
+        if state.hands_on:
             return await self._patiently(HandingOn(api, flow_run_id, state, self._is_ours).attempt)
         return await self._patiently(lambda: api.set_flow_run_state(flow_run_id, state))
 
@@ -305,13 +305,6 @@ class Transitions:
             self._report.say(logging.WARNING, f"The server does not take of the flow run {what}: {error}")
             return False
         return True
-
-
-def _is_made(answer: OrchestrationResult, proposed: ProposedState) -> bool:
-    """Whether the server has made the transition, be it at an earlier attempt whose answer was lost."""
-    if answer.status is SetStateStatus.ACCEPT:
-        return True
-    return answer.state is not None and answer.state.state_details.transition_id == proposed.transition_id
 
 
 def _awaiting_retry(due: datetime) -> ProposedState:
