@@ -45,7 +45,7 @@ async def work(world: World, run: FlowRun, *until: str, **options: Any) -> None:
 async def test_worker_makes_these_requests_for_a_run_and_no_others(
     autojump_clock: Clock, world: World
 ) -> None:
-    run = world.schedule()
+    run = world.schedule(Script(reports=True))
     await work(world, run, "Completed")
     of_the_run = [
         call.method
@@ -70,7 +70,6 @@ async def test_worker_makes_these_requests_for_a_run_and_no_others(
         "update_flow_run_labels",
         "set_flow_run_state",
         "set_infrastructure_pid",
-        "read_flow_run",
     ]
 
 
@@ -376,6 +375,23 @@ def calls(world: World, method: str) -> list[Call]:
     return [call for call in world.api.calls if call.method == method]
 
 
+@pytest.mark.parametrize("final", ["Completed", "Failed", "Cancelled", "Crashed"])
+async def test_end_of_a_run_that_reports_it_is_not_asked_for(
+    autojump_clock: Clock, world: World, final: str
+) -> None:
+    run = world.schedule(Script(ends=final, reports=True))
+    await work(world, run, final)
+    assert world.states(run)[-2:] == ["Running", final]
+    assert world.api.count("read_flow_run") == 0
+
+
+async def test_run_that_reports_a_retry_is_looked_at(autojump_clock: Clock, world: World) -> None:
+    """The server has made another attempt of the failure, so there is no end to report."""
+    run = world.schedule(Script(ends="Failed", reports=True), retries=1)
+    await work(world, run, "Running")
+    assert world.api.count("read_flow_run") > 0
+
+
 async def test_good_exit_without_final_state_is_a_crash(autojump_clock: Clock, world: World) -> None:
     run = world.schedule(Script(ends=None))
     await work(world, run, "Crashed")
@@ -596,6 +612,18 @@ async def test_cancelled_run_whose_engine_reports_a_crash_is_cancelled(
 ) -> None:
     """Prefect's engine that could not be told of the cancellation forces `Crashed` before it goes."""
     run = world.schedule(Script(seconds=FOREVER, terminated="Crashed", reachable=False))
+    async with world.working():
+        await trio.sleep(30)
+        world.api.cancel(run.id)
+        await world.api.wait_for_state(run.id, "Cancelled")
+    assert world.states(run)[-4:] == ["Running", "Cancelling", "Crashed", "Cancelled"]
+
+
+async def test_cancelled_run_whose_engine_tells_of_a_crash_is_cancelled(
+    autojump_clock: Clock, world: World
+) -> None:
+    script = Script(seconds=FOREVER, terminated="Crashed", reachable=False, reports=True)
+    run = world.schedule(script)
     async with world.working():
         await trio.sleep(30)
         world.api.cancel(run.id)

@@ -22,6 +22,7 @@ from played_kernel import PlayedKernel, PlayedProcess, ending
 from process_support import RUN_ID, assignment, infrastructure
 from trio.testing import MockClock
 
+from trioworker.api.models import State, StateType
 from trioworker.infrastructure.process import infrastructure as module
 from trioworker.infrastructure.process.attempt_protocol import Disposition
 from trioworker.infrastructure.process.control_channel import Conclusion, Delivery, EngineReceipt
@@ -181,7 +182,14 @@ async def test_job_without_its_workspace_is_refused(autojump_clock: MockClock, s
 @pytest.mark.parametrize(
     ("conclusion", "outcome"),
     [
-        (REPORTED, Outcome(status_code=0, message="Flow run reported how it ended.")),
+        (
+            REPORTED,
+            Outcome(
+                status_code=0,
+                message="Flow run reported how it ended.",
+                state=State(id=RUN_ID, type=StateType.COMPLETED, name="Completed"),
+            ),
+        ),
         ("cancel", Outcome(status_code=0, message="Flow run ended, as it was told to (cancel).")),
         ("reschedule", Outcome(status_code=0, message="Flow run ended, as it was told to (reschedule).")),
     ],
@@ -193,6 +201,26 @@ async def test_status_tells_nothing_of_an_engine_that_said_what_it_made_of_its_r
     stage.channel.conclusion = conclusion
     await stage.run()
     assert stage.outcomes == [outcome]
+
+
+@pytest.mark.parametrize(
+    ("receipt", "state_type"),
+    [
+        (REPORTED, StateType.COMPLETED),
+        (EngineReceipt(Disposition.STATE_REPORTED, RUN_ID, "PAUSED", "Suspended"), None),
+        (EngineReceipt(Disposition.STATE_REPORTED, RUN_ID, "SCHEDULED", "Scheduled"), None),
+        (EngineReceipt(Disposition.STATE_REPORTED, RUN_ID, "NEVER HEARD OF", "Odd"), None),
+        (EngineReceipt(Disposition.ORCHESTRATION_ABORTED), None),
+    ],
+)
+async def test_final_state_that_an_engine_has_reported_is_known(
+    autojump_clock: MockClock, stage: Stage, receipt: EngineReceipt, state_type: StateType | None
+) -> None:
+    stage.kernel.program = ending(0)
+    stage.channel.conclusion = receipt
+    await stage.run()
+    (outcome,) = stage.outcomes
+    assert (outcome.state and outcome.state.type) == state_type
 
 
 @pytest.mark.parametrize("status", [0, 7, -signal.SIGKILL])

@@ -416,6 +416,9 @@ class _Life:
         state = outcome.state
         if state is None or not (state.type.is_final or state.type is StateType.SCHEDULED):
             return await self.settlement.settle(outcome.message, hooks)
+        if state.type is StateType.CRASHED and self.cancelling:
+            # An engine that was terminated without word of the cancellation calls that a crash.
+            return await self.settlement.settle(outcome.message, hooks)
         self.active.state = state
         return None
 

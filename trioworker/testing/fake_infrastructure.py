@@ -10,7 +10,7 @@ from uuid import UUID
 import attrs
 import trio
 
-from trioworker.api.models import SetStateStatus
+from trioworker.api.models import SetStateStatus, State
 from trioworker.infrastructure.exit_status import exit_hint, exit_message
 from trioworker.infrastructure.protocol import (
     Assignment,
@@ -47,6 +47,8 @@ class Script:
         begins: the state that it proposes when it starts, such as `Running`; None for none.
         ends: the state that it proposes when it is through; None for none.
         retry_type: goes with `ends`: `in_process` for a flow that means to wait for its own retry.
+        reports: whether it tells the worker which final state it has reported, as Prefect's engine does from 3.8 on;
+            the worker asks the API about the end of any other.
         status: the exit status when it is through.
         terminated: the state that it forces on the API when it gets SIGTERM, such as `Crashed`; None for none.
         reachable: whether it can be told why it is terminated, in which case it leaves its state to the worker.
@@ -64,6 +66,7 @@ class Script:
     begins: str | None = "Running"
     ends: str | None = "Completed"
     retry_type: str | None = None
+    reports: bool = False
     status: int = 0
     terminated: str | None = None
     reachable: bool = True
@@ -149,10 +152,11 @@ class FakeJob:
     script: Script
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Process:
     job: FakeJob
     execution: Execution
+    reported: State | None = None
     life: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
     ended: trio.Event = attrs.field(factory=trio.Event)
 
@@ -254,6 +258,9 @@ class FakeInfrastructure:
             raise job.script.breaks
         status = process.execution.status
         assert status is not None  # noqa: S101 - `_play` has ended
+        if process.reported is not None:
+            message = "Flow run reported how it ended."
+            return Outcome(status_code=0, message=message, state=process.reported)
         return Outcome(status_code=status, message=exit_message(status), hint=exit_hint(status))
 
     async def run_hooks(self, job: FakeJob, call: HookCall) -> None:
@@ -326,8 +333,11 @@ class FakeInfrastructure:
             except LookupError:  # somebody has deleted the run
                 return False
             if result.status is not SetStateStatus.WAIT:
-                return result.status is SetStateStatus.ACCEPT
+                break
             await trio.sleep(max(result.details.delay_seconds, 0.1))
+        if process.job.script.reports and result.state is not None and result.state.type.is_final:
+            process.reported = result.state
+        return result.status is SetStateStatus.ACCEPT
 
     async def _terminate(self, process: _Process, grace: float, intent: Intent | None = None) -> None:
         """SIGTERM, the grace, SIGKILL."""
@@ -347,9 +357,11 @@ class FakeInfrastructure:
         if name is None:
             return
         try:
-            self._api.set_state(process.job.assignment.flow_run_id, name, force=True)
+            result = self._api.set_state(process.job.assignment.flow_run_id, name, force=True)
         except LookupError:  # somebody has deleted the run
             return
+        if process.job.script.reports:
+            process.reported = result.state
 
 
 def _end(process: _Process, status: int) -> None:

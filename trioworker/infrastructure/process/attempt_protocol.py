@@ -18,6 +18,7 @@ from uuid import UUID
 
 import attrs
 
+from trioworker.api.models import State, StateType
 from trioworker.infrastructure.protocol import Intent
 
 _HELLO: Final = b"\x00PF"
@@ -27,6 +28,7 @@ _RECEIPT_HEAD_SIZE: Final = len(_RECEIPT) + 4
 _LARGEST_RECEIPT: Final = 4096
 _INTENT_ACKNOWLEDGED: Final = b"a"
 _LONGEST_TOKEN: Final = 128
+_FINAL_STATE_TYPES: Final = frozenset(state_type.value for state_type in StateType if state_type.is_final)
 
 RECEIPT_ACKNOWLEDGED: Final = b"\x02"
 """Told to the engine once its receipt is taken down."""
@@ -61,6 +63,16 @@ class EngineReceipt:
     state_id: UUID | None = None
     state_type: str | None = None
     state_name: str | None = None
+
+
+def final_state(receipt: EngineReceipt) -> State | None:
+    """The final state that an engine has reported and the API has accepted; None if the receipt is of no such state.
+
+    The engine sends one for a pause too, after which the run may be anything.
+    """
+    if receipt.state_type not in _FINAL_STATE_TYPES:
+        return None
+    return State(id=receipt.state_id, type=StateType(receipt.state_type), name=receipt.state_name)
 
 
 @attrs.frozen

@@ -18,6 +18,7 @@ import trio
 
 from trioworker.infrastructure.exit_status import exit_hint, exit_message
 from trioworker.infrastructure.interpreter import find_interpreter
+from trioworker.infrastructure.process.attempt_protocol import final_state
 from trioworker.infrastructure.process.control_channel import (
     Conclusion,
     ControlChannel,
@@ -251,5 +252,9 @@ def _outcome(status: int, conclusion: Conclusion | None) -> Outcome:
     if conclusion is None:
         return Outcome(status_code=status, message=exit_message(status), hint=exit_hint(status))
     if isinstance(conclusion, EngineReceipt):
-        return Outcome(status_code=0, message="Flow run reported how it ended.")
+        return Outcome(
+            status_code=0,
+            message="Flow run reported how it ended.",
+            state=final_state(conclusion),
+        )
     return Outcome(status_code=0, message=f"Flow run ended, as it was told to ({conclusion}).")
