@@ -44,7 +44,7 @@ from trioworker.api.models import (
     WorkerMetadata,
 )
 from trioworker.api.transport import Transport, TransportConfig
-from trioworker.runs.claim import Late, judge_claim, judge_refusal
+from trioworker.runs.claim import Late, is_proved, judge_claim, judge_refusal
 from trioworker.testing import FakePrefectAPI
 
 TEMPLATE = {
@@ -1688,6 +1688,28 @@ async def test_claim_is_accepted_and_keeps_the_scheduled_time(world: World) -> N
     assert result.state.state_details.scheduled_time == at
     assert result.state.state_details.transition_id == state.transition_id
     assert (await world.api.read_flow_run(run_id)).state == result.state
+
+
+async def test_claim_of_a_run_as_it_was_found_is_proved_by_its_answer(world: World) -> None:
+    run_id = await world.scheduled(at=world.other.now() + LONG_AGO)
+    [found] = await world.found()
+    claim = proposed("Pending")
+    assert is_proved(claim, await world.api.set_flow_run_state(run_id, claim), found)
+    assert not is_proved(claim, await world.api.set_flow_run_state(run_id, claim), found)
+
+
+@pytest.mark.parametrize("state", ["Completed", "Failed", "Crashed", "AwaitingRetry"])
+async def test_claim_of_a_run_that_others_have_begun_meanwhile_is_not_proved(
+    world: World, state: str
+) -> None:
+    run_id = await world.scheduled(at=world.other.now() + LONG_AGO)
+    [found] = await world.found()
+    await put_into(world, run_id, "Running")
+    await put_into(world, run_id, state)
+    claim = proposed("Pending")
+    answer = await world.api.set_flow_run_state(run_id, claim)
+    assert answer.status is SetStateStatus.ACCEPT
+    assert not is_proved(claim, answer, found)
 
 
 async def test_claim_with_a_scheduled_time_of_its_own_has_that(world: World) -> None:

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import attrs
 import pytest
 import trio
 import trio.testing
 from support import World
 
-from trioworker.api.models import State, StateDetails, StateType
-from trioworker.runs.claim import Cancelling, Granted, Late, Lost, judge_claim, judge_refusal
+from trioworker.api.models import (
+    FlowRun,
+    OrchestrationResult,
+    ProposedState,
+    SetStateStatus,
+    State,
+    StateDetails,
+    StateType,
+)
+from trioworker.runs.claim import (
+    Cancelling,
+    Granted,
+    Late,
+    Lost,
+    is_proved,
+    judge_claim,
+    judge_refusal,
+)
 
 Clock = trio.testing.MockClock
 
@@ -60,6 +78,13 @@ def test_of_two_claims_the_first_is_granted_though_the_second_was_accepted() -> 
     history = [SCHEDULED, state(StateType.PENDING, OURS), state(StateType.PENDING, THEIRS)]
     assert judge_claim(history, {OURS}) == Granted()
     assert judge_claim(history, {THEIRS}) == Lost()
+
+
+def test_claim_that_another_worker_has_gone_on_from_is_theirs() -> None:
+    submitting = State(type=StateType.PENDING, name="Submitting")
+    history = [SCHEDULED, state(StateType.PENDING, OURS), state(StateType.PENDING, THEIRS), submitting]
+    assert judge_claim(history, {OURS}) == Lost()
+    assert judge_claim([*history, state(StateType.CANCELLING)], {OURS}) == Lost()
 
 
 def test_second_claim_is_the_others() -> None:
@@ -187,3 +212,76 @@ def test_run_that_ended_between_our_states_is_somebody_elses() -> None:
     submitting, ended = uuid4(), state(StateType.COMPLETED)
     history = [SCHEDULED, state(StateType.PENDING, OURS), ended, state(StateType.PENDING, submitting)]
     assert judge_claim(history, {OURS, submitting}) == Late(ended)
+
+
+DUE = datetime(2026, 1, 1, tzinfo=UTC)
+FOUND = FlowRun(id=uuid4(), name="red-fox", flow_id=uuid4(), next_scheduled_start_time=DUE)
+CLAIM = ProposedState(type=StateType.PENDING, name="Pending")
+
+
+def answer(
+    status: SetStateStatus = SetStateStatus.ACCEPT,
+    state_type: StateType = StateType.PENDING,
+    transition_id: UUID = CLAIM.transition_id,
+    scheduled_time: datetime | None = DUE,
+) -> OrchestrationResult:
+    details = StateDetails(transition_id=transition_id, scheduled_time=scheduled_time)
+    return OrchestrationResult(status=status, state=State(type=state_type, state_details=details))
+
+
+def test_claim_that_has_taken_over_the_time_of_the_run_is_proved() -> None:
+    assert is_proved(CLAIM, answer(), FOUND)
+
+
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        answer(scheduled_time=None),
+        answer(scheduled_time=DUE + timedelta(seconds=1)),
+        answer(SetStateStatus.REJECT),
+        answer(transition_id=THEIRS),
+        answer(state_type=StateType.SCHEDULED),
+        OrchestrationResult(status=SetStateStatus.ACCEPT),
+    ],
+    ids=["of a run that ended", "of a retry", "repeated", "of somebody else", "put off", "stateless"],
+)
+def test_claim_is_not_proved_by_any_other_answer(doubtful: OrchestrationResult) -> None:
+    assert not is_proved(CLAIM, doubtful, FOUND)
+
+
+def test_claim_of_a_run_without_a_time_is_not_proved() -> None:
+    assert not is_proved(
+        CLAIM, answer(scheduled_time=None), attrs.evolve(FOUND, next_scheduled_start_time=None)
+    )
+
+
+async def test_claim_that_is_proved_needs_no_history(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule()
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Completed")
+    assert world.api.count("read_flow_run_states") == 0
+
+
+async def test_claim_whose_answer_got_lost_is_judged_by_the_history(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    world.api.lose_answer("set_flow_run_state")
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Completed")
+    assert world.api.count("read_flow_run_states") == 1
+
+
+async def test_claim_that_was_long_ago_when_the_run_is_prepared_is_judged_by_the_history(
+    autojump_clock: Clock, world: World
+) -> None:
+    run = world.schedule()
+    world.api.latencies["read_deployment"] = 15
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Pending")
+        # Somebody takes the run away, and another worker is quicker than the slow answer.
+        world.api.set_state(run.id, "Scheduled")
+        world.api.set_state(run.id, "Pending")
+        await trio.sleep(60)
+    assert world.states(run) == ["Scheduled", "Pending", "Scheduled", "Pending"]
+    assert world.infrastructure.executions == []

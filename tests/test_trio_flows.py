@@ -912,11 +912,11 @@ async def test_refusal_of_parameters_is_told_though_the_worker_stops(
     async def work(n: int) -> None: ...
 
     run = stage.schedule(parameters={"n": "many"})
-    stage.world.api.latencies = {"read_flow_run_states": 1, "set_flow_run_state": 2}
+    stage.world.api.latencies = {"set_flow_run_state": 2}
     async with stage.working() as worker:
-        await sleep_until(stage.world, 4)
+        await sleep_until(stage.world, 3)
         worker.stop()
-    assert stage.history(run) == [("Scheduled", 0), ("Pending", 2), ("Failed", 6)]
+    assert stage.history(run) == [("Scheduled", 0), ("Pending", 2), ("Failed", 5)]
 
 
 async def test_refusal_that_comes_with_the_end_of_the_host_stays_with_its_run(

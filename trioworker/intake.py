@@ -92,6 +92,7 @@ class Intake:
                 self._complain(f"Nothing is polled, since {missing}")
             self.pool_is_gone()
             return
+        found_at = trio.current_time()
         self._complaint = ""
         self.health.polled()
         for flow_run in choose(listed, self.active, self.active.free):
@@ -99,7 +100,7 @@ class Intake:
             # would leave the run half way between two nurseries; and without a deadline, which a process that was
             # stopped for a while might exceed. A run waits for nothing before it is started.
             with trio.CancelScope(shield=True):
-                await runs.start(self.runner.run, flow_run)
+                await runs.start(self.runner.run, flow_run, found_at)
 
     def _is_about_a_queue(self, error: ObjectNotFoundError) -> bool:
         """Whether it is a queue that is missing; of a missing pool the heartbeat has something to say."""

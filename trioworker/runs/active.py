@@ -86,7 +86,8 @@ class ActiveRun:
     Attributes:
         flow_run: the run as it was when it was found.
         observer: told what becomes of it.
-        taken_at: since when, in seconds on Trio's clock.
+        found_at: when it was found to be due, in seconds on Trio's clock.
+        taken_at: since when it is in hand, on the same clock.
         flow_name: the name of its flow, once that is known.
         claimed: whether it is certain that it is this worker's.
         identifier: where it runs, once it does.
@@ -98,6 +99,7 @@ class ActiveRun:
 
     flow_run: FlowRun
     observer: RunObserver = attrs.field(factory=NoObserver)
+    found_at: float = attrs.field(factory=trio.current_time)
     taken_at: float = attrs.field(factory=trio.current_time)
     flow_name: str | None = None
     claimed: bool = False
@@ -165,9 +167,15 @@ class ActiveRuns:
         return self._by_id.get(flow_run_id)
 
     @contextmanager
-    def hold(self, flow_run: FlowRun) -> Iterator[ActiveRun]:
-        """Keep a run in hand, and a slot with it, for the length of a block."""
-        run = ActiveRun(flow_run, self._observer)
+    def hold(self, flow_run: FlowRun, found_at: float | None = None) -> Iterator[ActiveRun]:
+        """Keep a run in hand, and a slot with it, for the length of a block.
+
+        Args:
+            flow_run: the run.
+            found_at: when it was found to be due, on Trio's clock; now if not given.
+        """
+        now = trio.current_time()
+        run = ActiveRun(flow_run, self._observer, now if found_at is None else found_at, now)
         self._by_id[flow_run.id] = run
         try:
             yield run

@@ -1,4 +1,4 @@
-"""Whether a claim that the server has accepted may be acted upon: a pure decision.
+"""Whether a claim that the server has accepted may be acted upon: pure decisions.
 
 The server cannot be asked to accept a claim only of a run that is still waiting. It takes the claim of a run
 that has ended meanwhile for the wish to run it once more, and on SQLite it now and then accepts the claims of
@@ -7,6 +7,10 @@ follows the run's being scheduled, nobody has begun it since it was found, and n
 
 The order of the history is that in which the requests arrived, which is not always that in which they took
 effect: a claim that had to wait its turn may stand before the states of a run that began and ended meanwhile.
+
+Mostly the answer to the claim tells as much, in the order of effect: a claim takes over the scheduled time of the
+state that it follows, but only from one that is scheduled. If that is the time for which the run was found to be due,
+nobody had begun it when the claim took effect, and no history need be read.
 """
 
 from __future__ import annotations
@@ -17,7 +21,17 @@ from uuid import UUID
 
 import attrs
 
-from trioworker.api.models import State, StateType
+from trioworker.api.models import (
+    FlowRun,
+    OrchestrationResult,
+    ProposedState,
+    SetStateStatus,
+    State,
+    StateType,
+)
+
+# The name of the state that claims a run; finer ones follow when a worker acts upon its claim.
+_CLAIM = "Pending"
 
 
 @attrs.frozen
@@ -48,6 +62,23 @@ class Late:
 Verdict = Granted | Cancelling | Lost | Late
 
 
+def is_proved(claim: ProposedState, answer: OrchestrationResult, found: FlowRun) -> bool:
+    """Whether the answer to a claim shows that it followed the very state in which the run was found to be due.
+
+    Args:
+        claim: what was proposed.
+        answer: the server's answer to that.
+        found: the run as it was found.
+    """
+    state = answer.state
+    if answer.status is not SetStateStatus.ACCEPT or state is None or state.type is not StateType.PENDING:
+        return False
+    details = state.state_details
+    if details.transition_id != claim.transition_id or claim.scheduled_time is not None:
+        return False
+    return details.scheduled_time is not None and details.scheduled_time == found.next_scheduled_start_time
+
+
 def judge_claim(
     history: Sequence[State], own_transition_ids: AbstractSet[UUID], found_as: UUID | None = None
 ) -> Verdict:
@@ -62,11 +93,13 @@ def judge_claim(
     if True not in ours:
         return Lost()
     place = ours.index(True)
-    # Claims that came later were accepted by mistake, and their workers see it as we do.
-    after = [state for state in history[place + 1 :] if state.type is not StateType.PENDING]
     others = [state for state, is_ours in zip(history, ours, strict=True) if not is_ours]
+    later = list(zip(history, ours, strict=True))[place + 1 :]
+    # Claims that came later were accepted by mistake, and their workers see it as we do, unless they have gone on.
+    after = [state for state, _ in later if state.type is not StateType.PENDING]
+    gone_on = any(_is_acted_upon(state) for state, is_ours in later if not is_ours)
     follows_scheduling = place == 0 or history[place - 1].type is StateType.SCHEDULED
-    if follows_scheduling and not _was_begun_since(found_as, others):
+    if follows_scheduling and not gone_on and not _was_begun_since(found_as, others):
         if not after:
             return Granted()
         if after[-1].type is StateType.CANCELLING:
@@ -96,6 +129,11 @@ def _left_by_others(others: Sequence[State], found_as: UUID | None) -> State | N
     last = others[-1]
     waits = last.type is StateType.SCHEDULED and _was_begun_since(found_as, others)
     return last if last.type.is_final or waits else None
+
+
+def _is_acted_upon(state: State) -> bool:
+    """Whether the worker that has claimed a run is about to start it."""
+    return state.type is StateType.PENDING and state.name not in {None, _CLAIM}
 
 
 def _was_begun_since(found_as: UUID | None, others: Sequence[State]) -> bool:

@@ -31,7 +31,7 @@ from trioworker.job.template import JobTemplateError
 from trioworker.outbox import Outbox
 from trioworker.registration import Registration
 from trioworker.runs.active import ActiveRun, ActiveRuns, RunEnd
-from trioworker.runs.claim import Cancelling, Granted, Late, Lost, judge_claim, judge_refusal
+from trioworker.runs.claim import Cancelling, Granted, Late, Lost, is_proved, judge_claim, judge_refusal
 from trioworker.runs.conclusion import cancelled, scheduled, submitting
 from trioworker.runs.log import RunLog
 from trioworker.runs.preparation import Preparation, PreparedRun
@@ -45,6 +45,10 @@ _logger = logging.getLogger(__name__)
 
 # Between the SIGTERM and the SIGKILL of a run that somebody cancels, as in Prefect's worker.
 CANCEL_GRACE = 30.0
+
+# Seconds after a claim was sent during which its answer tells enough of the run; later, others may have had time for
+# all kinds of things.
+_PROOF_GOOD_FOR = 10.0
 
 _NEVER_BEGAN = "Flow run was cancelled before it began."
 
@@ -89,11 +93,22 @@ class FlowRunner:
         return self.registration.worker
 
     async def run(
-        self, flow_run: FlowRun, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        flow_run: FlowRun,
+        found_at: float | None = None,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """See a run from its claim to its end; started when it holds its slot."""
+        """See a run from its claim to its end; started when it holds its slot.
+
+        Args:
+            flow_run: the run.
+            found_at: when it was found to be due, on Trio's clock; now if not given. Runs that were found together
+                share what is read for them.
+            task_status: told once the slot is held.
+        """
         run_log = RunLog(flow_run, self.outbox if self.logs_to_api else None, self.now)
-        with self.active.hold(flow_run) as active:
+        with self.active.hold(flow_run, found_at) as active:
             task_status.started()
             requests = RunRequests(self.api, active, self.patience, run_log)
             settlement = Settlement(
@@ -149,7 +164,8 @@ class _Life:
     settlement: Settlement
     # One state for all attempts to claim: its transition id tells a repetition from somebody else's claim.
     claim: ProposedState = attrs.field(factory=lambda: ProposedState(type=StateType.PENDING, name="Pending"))
-    claim_sent: bool = False
+    claim_sent_at: float | None = None
+    claim_proved: bool = False
     execution: _Execution | None = None
 
     @property
@@ -183,13 +199,16 @@ class _Life:
         self.run_log.info(f"Worker '{self.runner.worker.name}' submitting flow run '{self.flow_run.id}'")
         if (introduction := self.runner.registration.introduction) is not None:
             self.run_log.info(introduction)
-        self.claim_sent = True
-        # Not to be interrupted: a claim takes effect also when nobody waits for the answer any more, and the run
-        # would be Pending for ever.
-        with self.runner.shutdown.unbroken() as scope:
-            await self._propose_claim()
-        if scope.cancelled_caught:
-            await trio.sleep_forever()
+        self.claim_sent_at = trio.current_time()
+        with sole_errors_bare():
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self.runner.preparation.read_ahead, self.requests)
+                # Not to be interrupted: a claim takes effect also when nobody waits for the answer any more, and the
+                # run would be Pending for ever.
+                with self.runner.shutdown.unbroken() as scope:
+                    await self._propose_claim()
+                if scope.cancelled_caught:
+                    await trio.sleep_forever()
 
     async def _propose_claim(self) -> None:
         result = await self.requests.propose(self.claim, strikes=STRIKES)
@@ -203,6 +222,7 @@ class _Life:
                 await self._undo_refusal(state)
             label = "no state" if state is None else f"state {state.label}"
             raise _NotOurs(f"the server answered with {label}: {reason}")
+        self.claim_proved = is_proved(self.claim, result, self.flow_run)
 
     async def _undo_refusal(self, refused_as: State) -> None:
         """Put back what others have made of the run, if the server has overwritten that as it refused the claim."""
@@ -224,12 +244,23 @@ class _Life:
 
     async def _cancel_if_deployment_is_gone(self) -> None:
         """Make an end of a run that waits for ever, since the server lets nobody claim it."""
+        deployment_id = self.flow_run.deployment_id
+        if deployment_id is None:
+            return
         try:
-            await self.requests.deployment()
+            await self.requests.deployment(deployment_id)
         except DeploymentGoneError as gone:
             current = await self.requests.read()
             if current.state is not None and current.state.type is StateType.SCHEDULED:
                 await self.requests.report(cancelled(str(gone)))
+
+    async def _make_sure_of_claim_if_in_doubt(self) -> None:
+        sent_at = self.claim_sent_at
+        fresh = sent_at is not None and trio.current_time() - sent_at < _PROOF_GOOD_FOR
+        if self.claim_proved and fresh:
+            self.active.note_claim()
+        else:
+            await self._make_sure_of_claim()
 
     async def _make_sure_of_claim(self) -> None:
         """See to it that nobody else has run, or is about to run, what we have claimed."""
@@ -261,7 +292,7 @@ class _Life:
     async def _see_to_its_end(self, prepared: PreparedRun | Exception) -> None:
         # As late as possible: until the process is there, nobody else knows that somebody acts upon the claim. And
         # before anything is said about the run: it may be another worker's.
-        await self._make_sure_of_claim()
+        await self._make_sure_of_claim_if_in_doubt()
         if isinstance(prepared, DeploymentGoneError):
             await self.requests.report(cancelled(str(prepared)))
             self.active.note_end(RunEnd.NOT_STARTED, str(prepared))
@@ -459,7 +490,7 @@ class _Life:
             )
 
     async def _conclude_cut_off(self) -> None:
-        if not self.claim_sent:
+        if self.claim_sent_at is None:
             return
         if self.active.identifier is None:
             await self._make_sure_of_claim()

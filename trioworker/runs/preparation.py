@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import attrs
+import trio
 
 from trioworker.api.converter import unstructure
-from trioworker.api.models import FlowRun, WorkPool
+from trioworker.api.errors import APIError
+from trioworker.api.models import Deployment, Flow, FlowRun, WorkPool
 from trioworker.api.transport import PREFECT_VERSION
 from trioworker.events import RunFacts
 from trioworker.infrastructure.protocol import Assignment, Infrastructure, InfrastructureError
@@ -16,8 +20,11 @@ from trioworker.job.attribution import job_labels, render_name
 from trioworker.job.configuration import resolve_job_configuration
 from trioworker.job.template import merge_job_variables
 from trioworker.registration import Registration
-from trioworker.runs.flow_memory import FlowMemory
-from trioworker.runs.requests import RunRequests
+from trioworker.runs.requests import STRIKES, DeploymentGoneError, RunRequests
+from trioworker.runs.shared_reads import SharedReads
+
+# Seconds. Of a flow that runs are grouped by, nothing ever changes but tags and labels.
+_FLOW_GOOD_FOR = 60.0
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +55,28 @@ class Preparation:
     infrastructure: Infrastructure[Any]
     registration: Registration
     worker_environment: Mapping[str, str] = attrs.field(repr=False)
-    _flows: FlowMemory = attrs.field(factory=FlowMemory, init=False)
+    _deployments: SharedReads[Deployment] = attrs.field(factory=SharedReads, init=False)
+    _flows: SharedReads[Flow] = attrs.field(factory=SharedReads, init=False)
+
+    async def read_ahead(self, requests: RunRequests) -> None:
+        """Read what `prepare` will need, before it is certain that it will; what goes wrong comes up there again."""
+        async with trio.open_nursery() as nursery:
+            for read in (self._deployment, self._flow):
+                nursery.start_soon(_in_vain, partial(read, requests, strikes=1))
+
+    async def _deployment(self, requests: RunRequests, *, strikes: int = STRIKES) -> Deployment | None:
+        """The run's deployment, as it was when the run was found to be due or later."""
+        active = requests.active
+        deployment_id = active.flow_run.deployment_id
+        if deployment_id is None:
+            return None
+        read = partial(requests.deployment, deployment_id, strikes)
+        return await self._deployments.get(deployment_id, read, since=active.found_at)
+
+    async def _flow(self, requests: RunRequests, *, strikes: int = STRIKES) -> Flow:
+        since = trio.current_time() - _FLOW_GOOD_FOR
+        read = partial(requests.flow, strikes)
+        return await self._flows.get(requests.active.flow_run.flow_id, read, since=since)
 
     async def prepare(self, flow_run: FlowRun, requests: RunRequests, pool: WorkPool | None) -> PreparedRun:
         """Prepare a run.
@@ -64,8 +92,8 @@ class Preparation:
             InfrastructureError: the job configuration is wrong, or the work pool is gone.
             APIError: something could not be read.
         """
-        deployment = await requests.deployment()
-        flow = await self._flows.get(flow_run.flow_id, requests.flow)
+        deployment = await self._deployment(requests)
+        flow = await self._flow(requests)
         facts = RunFacts(flow_run=flow_run, flow=flow, deployment=deployment)
         if pool is None:
             raise InfrastructureError("its work pool is gone")
@@ -118,3 +146,8 @@ class Preparation:
             environment["PREFECT__DEPLOYMENT_ID"] = str(facts.deployment.id)
             environment["PREFECT__DEPLOYMENT_NAME"] = facts.deployment.name
         return environment
+
+
+async def _in_vain(read: Callable[[], Awaitable[object]]) -> None:
+    with suppress(DeploymentGoneError, APIError):
+        await read()

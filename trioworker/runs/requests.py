@@ -72,21 +72,18 @@ class RunRequests:
         """All states of the run, oldest first."""
         return await self._patiently(lambda: self.api.read_flow_run_states(self._flow_run.id), STRIKES)
 
-    async def flow(self) -> Flow:
+    async def flow(self, strikes: int = STRIKES) -> Flow:
         """The run's flow."""
-        return await self._patiently(lambda: self.api.read_flow(self._flow_run.flow_id), STRIKES)
+        return await self._patiently(lambda: self.api.read_flow(self._flow_run.flow_id), strikes)
 
-    async def deployment(self) -> Deployment | None:
-        """The run's deployment, if it ever had one.
+    async def deployment(self, deployment_id: UUID, strikes: int = STRIKES) -> Deployment:
+        """The run's deployment, whose id this is.
 
         Raises:
             DeploymentGoneError: it was deleted.
         """
-        deployment_id = self._flow_run.deployment_id
-        if deployment_id is None:
-            return None
         try:
-            return await self._patiently(lambda: self.api.read_deployment(deployment_id), STRIKES)
+            return await self._patiently(lambda: self.api.read_deployment(deployment_id), strikes)
         except ObjectNotFoundError as error:
             message = f"Deployment {deployment_id} no longer exists, cancelled run."
             raise DeploymentGoneError(message) from error

@@ -1,7 +1,9 @@
-"""Flows that a worker has read are remembered for a minute."""
+"""What many runs need is read once for all of them, and not older than they need it."""
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,9 +15,11 @@ from support import World, settle
 
 from trioworker.api.errors import APIUnavailableError
 from trioworker.api.models import Flow
-from trioworker.runs.flow_memory import FlowMemory
+from trioworker.runs.shared_reads import SharedReads
 
 Clock = trio.testing.MockClock
+
+ALWAYS = -math.inf
 
 
 class Library:
@@ -30,33 +34,65 @@ class Library:
         return Flow(id=uuid4(), name=f"read {self.reads}")
 
 
-async def test_flow_is_read_once_a_minute(autojump_clock: Clock) -> None:
-    memory, library, flow_id = FlowMemory(), Library(), uuid4()
-    first = await memory.get(flow_id, library.read)
-    await trio.sleep(59)
-    assert await memory.get(flow_id, library.read) is first
-    await trio.sleep(1)
-    assert (await memory.get(flow_id, library.read)).name == "read 2"
+async def test_what_was_read_since_is_not_read_again(autojump_clock: Clock) -> None:
+    memory, library, flow_id = SharedReads[Flow](), Library(), uuid4()
+    await trio.sleep(10)
+    first = await memory.get(flow_id, library.read, since=10)
+    await trio.sleep(50)
+    assert await memory.get(flow_id, library.read, since=10) is first
+    assert (await memory.get(flow_id, library.read, since=11)).name == "read 2"
+    assert (await memory.get(flow_id, library.read, since=10)).name == "read 2"
+
+
+async def test_read_in_flight_that_has_begun_too_early_is_not_waited_for(autojump_clock: Clock) -> None:
+    memory, library, flow_id = SharedReads[Flow](), SlowLibrary(), uuid4()
+    found: dict[float, str] = {}
+
+    async def want(since: float) -> None:
+        found[since] = (await memory.get(flow_id, library.read, since=since)).name
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(want, 0)
+        await trio.sleep(5)
+        nursery.start_soon(want, 5)
+        await trio.sleep(1)
+        nursery.start_soon(want, 4)
+    assert trio.current_time() == 15
+    assert found == {0: "read 1", 5: "read 2", 4: "read 2"}
+
+
+async def test_late_answer_takes_no_newer_ones_place(autojump_clock: Clock) -> None:
+    memory, library, flow_id = SharedReads[Flow](), Library(), uuid4()
+
+    async def slow() -> Flow:
+        await trio.sleep(10)
+        return Flow(id=flow_id, name="old")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(memory.get, flow_id, slow, since=ALWAYS))
+        await trio.sleep(5)
+        await memory.get(flow_id, library.read, since=5)
+    assert (await memory.get(flow_id, library.read, since=ALWAYS)).name == "read 1"
 
 
 async def test_flows_are_told_apart() -> None:
-    memory, library = FlowMemory(), Library()
+    memory, library = SharedReads[Flow](), Library()
     one, other = uuid4(), uuid4()
-    await memory.get(one, library.read)
-    assert (await memory.get(other, library.read)).name == "read 2"
-    assert (await memory.get(one, library.read)).name == "read 1"
+    await memory.get(one, library.read, since=ALWAYS)
+    assert (await memory.get(other, library.read, since=ALWAYS)).name == "read 2"
+    assert (await memory.get(one, library.read, since=ALWAYS)).name == "read 1"
 
 
 async def test_failure_is_not_remembered() -> None:
-    memory, library, flow_id = FlowMemory(), Library(), uuid4()
+    memory, library, flow_id = SharedReads[Flow](), Library(), uuid4()
 
     async def fail() -> Flow:
         await trio.lowlevel.checkpoint()
         raise APIUnavailableError("away")
 
     with pytest.raises(APIUnavailableError):
-        await memory.get(flow_id, fail)
-    assert (await memory.get(flow_id, library.read)).name == "read 1"
+        await memory.get(flow_id, fail, since=ALWAYS)
+    assert (await memory.get(flow_id, library.read, since=ALWAYS)).name == "read 1"
 
 
 class SlowLibrary(Library):
@@ -66,19 +102,20 @@ class SlowLibrary(Library):
 
     async def read(self) -> Flow:
         self.reads += 1
+        number = self.reads
         await trio.sleep(10)
         if self.failures:
             self.failures -= 1
             raise APIUnavailableError("away")
-        return Flow(id=uuid4(), name="read")
+        return Flow(id=uuid4(), name=f"read {number}")
 
 
 async def test_flow_that_many_want_at_once_is_read_once(autojump_clock: Clock) -> None:
-    memory, library, flow_id = FlowMemory(), SlowLibrary(), uuid4()
+    memory, library, flow_id = SharedReads[Flow](), SlowLibrary(), uuid4()
     found: list[Flow] = []
 
     async def want() -> None:
-        found.append(await memory.get(flow_id, library.read))
+        found.append(await memory.get(flow_id, library.read, since=ALWAYS))
 
     async with trio.open_nursery() as nursery:
         for _ in range(50):
@@ -88,37 +125,38 @@ async def test_flow_that_many_want_at_once_is_read_once(autojump_clock: Clock) -
 
 
 async def test_read_that_is_cancelled_is_begun_again_by_one_of_those_who_wait(autojump_clock: Clock) -> None:
-    memory, library, flow_id = FlowMemory(), SlowLibrary(), uuid4()
+    memory, library, flow_id = SharedReads[Flow](), SlowLibrary(), uuid4()
+    want = partial(memory.get, flow_id, library.read, since=ALWAYS)
     with trio.fail_after(100):
         async with trio.open_nursery() as waiting, trio.open_nursery() as first:
-            first.start_soon(memory.get, flow_id, library.read)
+            first.start_soon(want)
             await settle()
             for _ in range(49):
-                waiting.start_soon(memory.get, flow_id, library.read)
+                waiting.start_soon(want)
             await trio.sleep(5)
             first.cancel_scope.cancel()
     assert (library.reads, trio.current_time()) == (2, 15)
 
 
 async def test_who_waits_can_be_cancelled_alone(autojump_clock: Clock) -> None:
-    memory, library, flow_id = FlowMemory(), SlowLibrary(), uuid4()
+    memory, library, flow_id = SharedReads[Flow](), SlowLibrary(), uuid4()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(memory.get, flow_id, library.read)
+        nursery.start_soon(partial(memory.get, flow_id, library.read, since=ALWAYS))
         await settle()
         with trio.move_on_after(5) as waiting:
-            await memory.get(flow_id, library.read)
+            await memory.get(flow_id, library.read, since=ALWAYS)
     assert waiting.cancelled_caught
     assert (library.reads, trio.current_time()) == (1, 10)
 
 
 async def test_read_that_fails_is_of_him_who_read_and_holds_up_others_once(autojump_clock: Clock) -> None:
-    memory, library, flow_id = FlowMemory(), SlowLibrary(), uuid4()
+    memory, library, flow_id = SharedReads[Flow](), SlowLibrary(), uuid4()
     library.failures = 3
     failed: list[float] = []
 
     async def want() -> None:
         try:
-            await memory.get(flow_id, library.read)
+            await memory.get(flow_id, library.read, since=ALWAYS)
         except APIUnavailableError:
             failed.append(trio.current_time())
 
@@ -130,9 +168,9 @@ async def test_read_that_fails_is_of_him_who_read_and_holds_up_others_once(autoj
 
 
 async def test_any_number_of_flows_takes_bounded_room() -> None:
-    memory, library = FlowMemory(), Library()
+    memory, library = SharedReads[Flow](), Library()
     for _ in range(2500):
-        await memory.get(uuid4(), library.read)
+        await memory.get(uuid4(), library.read, since=ALWAYS)
     assert len(memory) <= 1000
 
 
@@ -159,5 +197,5 @@ async def test_functions_are_run_with_few_requests(autojump_clock: Clock, tmp_pa
     }
     made = [call.method for call in stage.world.api.calls[before:] if call.method in about_runs]
     # Of another worker, so the flow is read once more.
-    assert made.count("read_flow") == 1
-    assert len(made) == 1 + 10 * 7
+    assert (made.count("read_flow"), made.count("read_deployment")) == (1, 1)
+    assert len(made) == 2 + 10 * 5
