@@ -18,7 +18,7 @@ import pytest
 import trio
 from conftest import PrefectServer
 
-from trioworker.api.client import PrefectAPI, PrefectClient, open_client
+from trioworker.api.client import LARGEST_BULK, PrefectAPI, PrefectClient, open_client
 from trioworker.api.condition import Condition
 from trioworker.api.errors import (
     MalformedAnswerError,
@@ -39,6 +39,7 @@ from trioworker.api.models import (
     OrchestrationResult,
     ProposedState,
     SetStateStatus,
+    StateDetails,
     StateType,
     VersionInfo,
     WorkerMetadata,
@@ -1762,6 +1763,83 @@ async def test_repeated_submitting_is_known_by_its_transition_id(world: World) -
     assert told(again) == ("REJECT", "Submitting", "This run has already made this state transition.")
     reason = "This run is in a PENDING state and cannot transition to a PENDING state."
     assert told(await world.propose(run_id, "Submitting")) == ("ABORT", "Submitting", reason)
+
+
+async def test_several_runs_are_submitted_in_one_request(world: World) -> None:
+    times = [world.other.now() + LONG_AGO * number for number in (1, 2, 3)]
+    deployment_id = await world.other.add_deployment(world.pool)
+    run_ids = [await world.other.schedule(deployment_id, at=at) for at in times]
+    for run_id in run_ids:
+        await world.propose(run_id, "Pending")
+    await world.propose(run_ids[2], "Running")
+    state = proposed("Submitting", message="why")
+    answers = await world.api.bulk_set_flow_run_state([*run_ids, MISSING], state)
+    late = "This run is in a RUNNING state and cannot transition to a PENDING state."
+    assert {run_id: told(answer) for run_id, answer in answers.items()} == {
+        run_ids[0]: ("ACCEPT", "Submitting", None),
+        run_ids[1]: ("ACCEPT", "Submitting", None),
+        run_ids[2]: ("ABORT", "Running", late),
+    }
+    for run_id, at in zip(run_ids[:2], times, strict=False):
+        now = (await world.api.read_flow_run(run_id)).state
+        assert now is not None
+        assert now.message == "why"
+        assert now.state_details == StateDetails(transition_id=state.transition_id, scheduled_time=at)
+        answer = answers[run_id].state
+        assert answer is not None
+        assert (answer.id, answer.state_details) == (now.id, StateDetails(transition_id=state.transition_id))
+
+
+async def test_repetition_for_several_runs_is_known_by_its_transition_id(world: World) -> None:
+    deployment_id = await world.other.add_deployment(world.pool)
+    run_ids = [await world.other.schedule(deployment_id) for _ in range(2)]
+    for run_id in run_ids:
+        await world.propose(run_id, "Pending")
+    state = proposed("Submitting")
+    await world.api.bulk_set_flow_run_state(run_ids, state)
+    reason = "This run has already made this state transition."
+    again = await world.api.bulk_set_flow_run_state(run_ids, state)
+    assert [told(again[run_id]) for run_id in run_ids] == [("REJECT", "Submitting", reason)] * 2
+    for run_id in run_ids:
+        alone = await world.api.set_flow_run_state(run_id, state)
+        assert told(alone) == ("REJECT", "Submitting", reason)
+        assert alone.has_made(state)
+
+
+async def test_runs_that_are_claimed_together_are_given_the_time_of_one_of_them(world: World) -> None:
+    """For which reason they are not: see `PrefectAPI.bulk_set_flow_run_state`."""
+    times = [world.other.now() + LONG_AGO * number for number in (1, 2, 3)]
+    deployment_id = await world.other.add_deployment(world.pool)
+    run_ids = [await world.other.schedule(deployment_id, at=at) for at in times]
+    await world.api.bulk_set_flow_run_state(run_ids, proposed("Pending"))
+    states = [(await world.api.read_flow_run(run_id)).state for run_id in run_ids]
+    [time] = {state.state_details.scheduled_time for state in states if state is not None}
+    assert time in times
+
+
+async def test_runs_that_are_submitted_together_keep_their_leases(world: World) -> None:
+    limited = await world.other.add_deployment(world.pool, concurrency_limit=5)
+    free = await world.other.add_deployment(world.pool)
+    run_ids = [await world.other.schedule(of) for of in (limited, free, limited, free)]
+    leases = [await lease_of_claim(world, run_id) for run_id in run_ids]
+    await world.api.bulk_set_flow_run_state(run_ids, proposed("Submitting"))
+    for run_id, lease in zip(run_ids, leases, strict=True):
+        state = (await world.api.read_flow_run(run_id)).state
+        assert state is not None
+        assert state.state_details.deployment_concurrency_lease_id == lease
+
+
+async def lease_of_claim(world: World, run_id: UUID) -> UUID | None:
+    state = (await world.propose(run_id, "Pending")).state
+    assert state is not None
+    return state.state_details.deployment_concurrency_lease_id
+
+
+@pytest.mark.parametrize("number", [0, LARGEST_BULK + 1])
+async def test_number_of_runs_in_one_request_has_a_limit(world: World, number: int) -> None:
+    with pytest.raises(RequestRefusedError) as refused:
+        await world.api.bulk_set_flow_run_state([MISSING] * number, proposed("Submitting"))
+    assert refused.value.is_of_body
 
 
 @pytest.mark.parametrize("state", ["Running", "Cancelled"])

@@ -461,6 +461,50 @@ CASES: dict[str, Case] = {
         answer={"status": "ACCEPT", "state": STATE_DOCUMENT, "details": {}},
         result=OrchestrationResult(status=SetStateStatus.ACCEPT, state=STATE_OBJECT),
     ),
+    "bulk_set_flow_run_state": Case(
+        call=lambda client: client.bulk_set_flow_run_state([RUN, OTHER], SUBMITTING),
+        method="POST",
+        path="flow_runs/bulk_set_state",
+        body={
+            "flow_runs": {"id": {"any_": [str(RUN), str(OTHER)]}},
+            "state": {
+                "type": "PENDING",
+                "name": "Submitting",
+                "message": "on its way",
+                "data": {"a": 1},
+                "state_details": {"transition_id": str(OTHER)},
+            },
+            "limit": 2,
+        },
+        answer={
+            "results": [
+                {"flow_run_id": str(RUN), "status": "ACCEPT", "state": STATE_DOCUMENT, "details": {}},
+                {
+                    "flow_run_id": str(OTHER),
+                    "status": "ABORT",
+                    "state": None,
+                    "details": {"reason": "locked"},
+                },
+            ]
+        },
+        result={
+            RUN: OrchestrationResult(
+                status=SetStateStatus.ACCEPT,
+                state=attrs.evolve(
+                    STATE_OBJECT,
+                    state_details=StateDetails(transition_id=STATE_OBJECT.state_details.transition_id),
+                ),
+            ),
+            OTHER: OrchestrationResult(status=SetStateStatus.ABORT, details=SetStateDetails(reason="locked")),
+        },
+        nonsense=[
+            ({"results": [{"status": "ACCEPT"}]}, "answer.results[0].flow_run_id"),
+            (
+                {"results": [{"flow_run_id": str(DEPLOYMENT), "status": "ACCEPT"}]},
+                "1 flow runs that were not asked for",
+            ),
+        ],
+    ),
     "set_infrastructure_pid": Case(
         call=lambda client: client.set_infrastructure_pid(RUN, "host:1"),
         method="PATCH",

@@ -226,6 +226,7 @@ async def test_every_method_is_a_checkpoint() -> None:
         lambda: fake.read_flow_run(run.id),
         lambda: fake.read_flow_run_states(run.id),
         lambda: fake.set_flow_run_state(run.id, claim()),
+        lambda: fake.bulk_set_flow_run_state([run.id], claim()),
         lambda: fake.set_infrastructure_pid(run.id, "1"),
         lambda: fake.read_deployment(run.deployment_id or run.id),
         lambda: fake.read_flow(run.flow_id),

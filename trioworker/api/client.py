@@ -34,8 +34,10 @@ from trioworker.api.models import (
     LogLine,
     OrchestrationResult,
     ProposedState,
+    SetStateStatus,
     State,
     StateChange,
+    StateDetails,
     StateType,
     WorkerMetadata,
     WorkPool,
@@ -67,6 +69,9 @@ VITAL_REQUESTS = frozenset(
 
 # The server refuses to list more than this at once.
 LARGEST_PAGE = 200
+
+# The most runs that the server takes in one request.
+LARGEST_BULK = 50
 
 # How the server answers about a lease that has run out or was given back.
 _GONE = 410
@@ -159,6 +164,21 @@ class PrefectAPI(Protocol):
 
         A proposal to schedule the run is made once: by a repetition it might be scheduled again, after somebody has
         taken it. See `HandingOn`.
+        """
+        ...
+
+    async def bulk_set_flow_run_state(
+        self, flow_run_ids: Sequence[UUID], state: ProposedState
+    ) -> dict[UUID, OrchestrationResult]:
+        """Propose one state for several runs, 1 to `LARGEST_BULK`, in one request that is made once.
+
+        A run that is not there has no answer. One that the server has failed at, since its database was locked say,
+        is answered with `ABORT` and no state, and is best proposed the state alone, with the same transition id.
+
+        The server has all runs share the details of the state. Of a claim, most get the scheduled time of another run
+        with it, and may get another's lease; so this is only for states that take over the details of the one before,
+        such as `Submitting`. For the same reason the details of an accepted state are not told, but for the
+        transition id. An older server without this request raises `RequestRefusedError` or `APINotFoundError`.
         """
         ...
 
@@ -329,6 +349,16 @@ class _Variable:
     value: Any
 
 
+@attrs.frozen(kw_only=True)
+class _BulkResult(OrchestrationResult):
+    flow_run_id: UUID
+
+
+@attrs.frozen
+class _BulkAnswer:
+    results: list[_BulkResult]
+
+
 class PrefectClient:
     """`PrefectAPI` over HTTP. Made by `open_client`."""
 
@@ -443,21 +473,26 @@ class PrefectClient:
         self, flow_run_id: UUID, state: ProposedState, *, force: bool = False
     ) -> OrchestrationResult:
         """See `PrefectAPI.set_flow_run_state`."""
-        details: dict[str, Any] = {"transition_id": str(state.transition_id)}
-        if state.scheduled_time is not None:
-            details["scheduled_time"] = state.scheduled_time.isoformat()
-        body = {
-            "state": {
-                "type": state.type.value,
-                "name": state.name,
-                "message": state.message,
-                "data": state.data,
-                "state_details": details,
-            },
-            "force": force,
-        }
+        body = {"state": _state_fields(state), "force": force}
         path = f"flow_runs/{flow_run_id}/set_state"
         return await self._read(OrchestrationResult, "POST", path, body, repeat=not state.hands_on)
+
+    async def bulk_set_flow_run_state(
+        self, flow_run_ids: Sequence[UUID], state: ProposedState
+    ) -> dict[UUID, OrchestrationResult]:
+        """See `PrefectAPI.bulk_set_flow_run_state`."""
+        body = {
+            "flow_runs": {"id": {"any_": [str(flow_run_id) for flow_run_id in flow_run_ids]}},
+            "state": _state_fields(state),
+            "limit": len(flow_run_ids),
+        }
+        path = "flow_runs/bulk_set_state"
+        answer = await self._read(_BulkAnswer, "POST", path, body, repeat=False)
+        results = {entry.flow_run_id: _without_shared_details(entry) for entry in answer.results}
+        if strangers := results.keys() - set(flow_run_ids):
+            problem = f"{len(strangers)} flow runs that were not asked for"
+            raise MalformedAnswerError(f"POST /{path}", [problem])
+        return results
 
     async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
         """See `PrefectAPI.set_infrastructure_pid`."""
@@ -652,6 +687,28 @@ def _entries(request: str, entries: Sequence[Event] | Sequence[LogLine]) -> list
     except (TypeError, ValueError, RecursionError) as error:
         # A payload may hold anything, a key that JSON has no form for among it.
         raise UnsendableRequestError(request, str(error)) from error
+
+
+def _state_fields(state: ProposedState) -> dict[str, Any]:
+    details: dict[str, Any] = {"transition_id": str(state.transition_id)}
+    if state.scheduled_time is not None:
+        details["scheduled_time"] = state.scheduled_time.isoformat()
+    return {
+        "type": state.type.value,
+        "name": state.name,
+        "message": state.message,
+        "data": state.data,
+        "state_details": details,
+    }
+
+
+def _without_shared_details(result: OrchestrationResult) -> OrchestrationResult:
+    """What is certain of an answer that was given together with others."""
+    state = result.state
+    if state is not None and result.status is SetStateStatus.ACCEPT:
+        details = StateDetails(transition_id=state.state_details.transition_id)
+        state = attrs.evolve(state, state_details=details)
+    return OrchestrationResult(status=result.status, state=state, details=result.details)
 
 
 def _deployment_fields(draft: DeploymentDraft) -> dict[str, Any]:

@@ -7,8 +7,8 @@ run or a loop of the worker.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -32,11 +32,12 @@ from trioworker.outbox import Outbox
 from trioworker.registration import Registration
 from trioworker.runs.active import ActiveRun, ActiveRuns, RunEnd
 from trioworker.runs.claim import Cancelling, Granted, Late, Lost, is_proved, judge_claim, judge_refusal
-from trioworker.runs.conclusion import cancelled, scheduled, submitting
+from trioworker.runs.conclusion import cancelled, scheduled
 from trioworker.runs.log import RunLog
 from trioworker.runs.preparation import Preparation, PreparedRun
 from trioworker.runs.requests import STRIKES, DeploymentGoneError, RunRequests
 from trioworker.runs.settlement import Hooks, Settlement
+from trioworker.runs.submissions import Submissions
 from trioworker.service import Rhythm
 from trioworker.shutdown import Shutdown
 from trioworker.work_pool import WorkPoolKeeper
@@ -73,6 +74,7 @@ class FlowRunner:
         shutdown: tells how long there is to speak for a run that is cut off.
         patience: the delays between attempts while the API is away.
         now: the time of day.
+        submissions: tell the server which runs are about to be started.
     """
 
     api: PrefectAPI
@@ -86,6 +88,9 @@ class FlowRunner:
     shutdown: Shutdown
     patience: Rhythm
     now: Callable[[], datetime]
+    submissions: Submissions = attrs.field(
+        default=attrs.Factory(lambda self: Submissions(self.api), takes_self=True), init=False
+    )
 
     @property
     def worker(self) -> WorkerIdentity:
@@ -317,6 +322,8 @@ class _Life:
             return
         await self._give_back_if_stopping()
         async with AsyncExitStack() as stack:
+            if not self.runner.infrastructure.speaks_for_itself:
+                await stack.enter_async_context(self._labelled(prepared))
             try:
                 workspace = self.runner.infrastructure.open_workspace(prepared.job)
                 job = await stack.enter_async_context(workspace)
@@ -337,10 +344,19 @@ class _Life:
         event = events.flow_run_submitted(runner.worker, prepared.pool, prepared.facts, runner.now())
         runner.outbox.event(event)
         if not runner.infrastructure.speaks_for_itself:
-            # One after the other: two that write at the same time get into each other's way on SQLite.
-            await self._label(prepared)
             await self._propose_submitting()
         return event
+
+    @asynccontextmanager
+    async def _labelled(self, prepared: PreparedRun) -> AsyncIterator[None]:
+        """Label the run beside the block, whose start waits for nothing that it does not need.
+
+        Not beside another request about the run: two that write at the same time get into each other's way on SQLite.
+        """
+        with sole_errors_bare():
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self._label, prepared)
+                yield
 
     async def _label(self, prepared: PreparedRun) -> None:
         worker = self.runner.worker
@@ -354,7 +370,7 @@ class _Life:
 
     async def _propose_submitting(self) -> None:
         try:
-            result = await self.requests.propose(submitting(), strikes=STRIKES)
+            result = await self.runner.submissions.propose(self.requests)
         except ObjectNotFoundError as error:
             raise _NotOurs("somebody has deleted it") from error
         if result.status is not SetStateStatus.ACCEPT:

@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from trioworker.api.client import (
+    LARGEST_BULK,
     LARGEST_PAGE,
     VITAL_REQUESTS,
     PrefectAPI,
@@ -49,6 +50,7 @@ from trioworker.api.models import (
     LogLine,
     OrchestrationResult,
     ProposedState,
+    SetStateStatus,
     State,
     StateChange,
     StateDetails,
@@ -494,15 +496,7 @@ class FakePrefectAPI(FakeServer):
     ) -> OrchestrationResult:
         """See `PrefectAPI.set_flow_run_state`."""
         arguments = {"flow_run_id": flow_run_id, "state": state, "force": force}
-        proposed = State(
-            type=state.type,
-            name=state.name,
-            message=state.message,
-            data=state.data,
-            state_details=StateDetails(
-                scheduled_time=state.scheduled_time, transition_id=state.transition_id
-            ),
-        )
+        proposed = _as_proposed(state)
 
         def answer() -> OrchestrationResult:
             if flow_run_id not in self._runs:
@@ -514,6 +508,29 @@ class FakePrefectAPI(FakeServer):
             return self._orchestrate(self._runs[flow_run_id], proposed, force=force)
 
         return await self._serve("set_flow_run_state", arguments, answer, repeat=not state.hands_on)
+
+    async def bulk_set_flow_run_state(
+        self, flow_run_ids: Sequence[UUID], state: ProposedState
+    ) -> dict[UUID, OrchestrationResult]:
+        """See `PrefectAPI.bulk_set_flow_run_state`."""
+        arguments = {"flow_run_ids": list(flow_run_ids), "state": state}
+
+        def answer() -> dict[UUID, OrchestrationResult]:
+            if not 0 < len(flow_run_ids) <= LARGEST_BULK:
+                raise _invalid("POST /flow_runs/bulk_set_state")
+            results: dict[UUID, OrchestrationResult] = {}
+            proposed = _as_proposed(state)
+            for flow_run_id in set(flow_run_ids) & self._runs.keys():
+                result = self._orchestrate(self._runs[flow_run_id], proposed, force=False)
+                if result.status is SetStateStatus.ACCEPT and result.state is not None:
+                    # The next run is proposed what the server has made of the details for this one.
+                    proposed = attrs.evolve(proposed, state_details=result.state.state_details)
+                    details = StateDetails(transition_id=state.transition_id)
+                    result = attrs.evolve(result, state=attrs.evolve(result.state, state_details=details))
+                results[flow_run_id] = result
+            return results
+
+        return await self._serve("bulk_set_flow_run_state", arguments, answer, repeat=False)
 
     async def set_infrastructure_pid(self, flow_run_id: UUID, infrastructure_pid: str) -> None:
         """See `PrefectAPI.set_infrastructure_pid`."""
@@ -934,6 +951,16 @@ class FakePrefectAPI(FakeServer):
 def _check_method(method: str) -> None:
     if method not in _METHODS:
         raise ValueError(f"PrefectAPI has no method {method!r}; it has {', '.join(sorted(_METHODS))}")
+
+
+def _as_proposed(state: ProposedState) -> State:
+    return State(
+        type=state.type,
+        name=state.name,
+        message=state.message,
+        data=state.data,
+        state_details=StateDetails(scheduled_time=state.scheduled_time, transition_id=state.transition_id),
+    )
 
 
 def _as_json(value: Any) -> Any:

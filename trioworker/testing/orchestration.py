@@ -358,7 +358,8 @@ def _with_kept_time(situation: Situation) -> State:
 
 def _with_kept_lease(situation: Situation, state: State) -> State:
     """The lease is shown by every later state that the server is sent, long after it was given back too."""
-    if state.state_details.deployment_concurrency_lease_id is not None:
+    from_claim = {situation.state.type, state.type} == {StateType.PENDING}
+    if state.state_details.deployment_concurrency_lease_id is not None and not from_claim:
         return state
     return with_lease(state, situation.state.state_details.deployment_concurrency_lease_id)
 
