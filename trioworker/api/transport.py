@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import attrs
 import httpx
-import trio
 
+from trioworker.api.ceiling import Ceiling
 from trioworker.api.condition import Condition
 from trioworker.api.errors import (
     APIError,
@@ -33,7 +33,6 @@ from trioworker.api.errors import (
     is_outage,
 )
 from trioworker.api.validation import describe_validation_errors
-from trioworker.api.write_turns import WriteTurns
 
 if TYPE_CHECKING:
     from httpcore import AsyncNetworkStream
@@ -57,8 +56,9 @@ _CONNECTIONS_KEPT_FREE = 4
 # A websocket keeps its connection for days, so it has one beyond those of the requests.
 _WEBSOCKETS = 1
 
-# How a server says that its database is locked by another change.
-_LOCKED = 503
+# How a server says that it cannot cope with so many requests.
+_TOO_MANY = 429
+_UNAVAILABLE = 503
 
 _JSON_BODY = {"Content-Type": "application/json"}
 
@@ -182,8 +182,8 @@ class Transport:
         self._condition = condition
         self._chance = chance
         self._csrf_headers: dict[str, str] = {}
-        self._crowd = trio.CapacityLimiter(_CONNECTIONS - _CONNECTIONS_KEPT_FREE)
-        self._write_turns = WriteTurns(_CONNECTIONS - _CONNECTIONS_KEPT_FREE)
+        self._requests = Ceiling(_CONNECTIONS - _CONNECTIONS_KEPT_FREE)
+        self._changes = Ceiling(_CONNECTIONS - _CONNECTIONS_KEPT_FREE)
 
     @property
     def config(self) -> TransportConfig:
@@ -210,7 +210,7 @@ class Transport:
             read: makes of the decoded answer what the caller wants; may raise `MalformedAnswerError`.
             vital: whether it is one of those by which the worker lives. They alone tell of the condition of the
                 API, since they come regularly and concern no single object; and they never queue behind others.
-                Of the rest, those other than GET wait for their turn if the server cannot cope with many.
+                Of the rest, no more are under way at once than the server copes with; see `Ceiling`.
             as_text: whether the answer is to be read as it stands, and not as JSON.
             repeat: whether it may be repeated; False if nobody can tell what that would do.
 
@@ -249,7 +249,8 @@ class Transport:
         as_text: bool,
     ) -> T:
         if not vital:
-            async with self._write_turns.turn() if method != "GET" else nullcontext(), self._crowd:
+            changing = self._changes.place() if method != "GET" else nullcontext()
+            async with changing, self._requests.place():
                 return read(await self._exchange(method, path, body, as_text=as_text))
         try:
             answer = read(await self._exchange(method, path, body, as_text=as_text))
@@ -270,8 +271,7 @@ class Transport:
         if self._asks_for_csrf_token(response):
             await self._renew_csrf_token()
             response = await self._send(method, path, body)
-        if response.status_code == _LOCKED and method != "GET":
-            self._write_turns.turned_away()
+        self._heed_refusal(method, response)
         self._raise_for_status(f"{method} /{path}", response)
         if response.status_code == 204 or not response.content:
             return None
@@ -281,6 +281,18 @@ class Transport:
             return response.json()
         except ValueError as error:
             raise MalformedAnswerError(f"{method} /{path}", [_describe_body(response)]) from error
+
+    def _heed_refusal(self, method: str, response: httpx.Response) -> None:
+        """Let fewer requests go if the server cannot cope with so many."""
+        if response.status_code == _TOO_MANY:
+            self._requests.turned_away()
+            self._requests.close(parse_retry_after(response.headers.get("Retry-After")) or 0)
+        elif response.status_code == _UNAVAILABLE:
+            if method == "GET" or self._changes.height == 1:
+                self._requests.turned_away()
+            if method != "GET":
+                # Mostly its database is locked by another change, which keeps nobody from reading.
+                self._changes.turned_away()
 
     @asynccontextmanager
     async def open_websocket(self, path: str, *, subprotocol: str) -> AsyncIterator[AsyncNetworkStream]:
@@ -317,7 +329,11 @@ class Transport:
     async def _send(self, method: str, path: str, body: bytes | None) -> httpx.Response:
         headers = self._csrf_headers if body is None else self._csrf_headers | _JSON_BODY
         with self._failures_explained(f"{method} /{path}"):
-            return await self._client.request(method, path, content=body, headers=headers)
+            try:
+                return await self._client.request(method, path, content=body, headers=headers)
+            except httpx.TimeoutException:
+                self._requests.turned_away()
+                raise
 
     @contextmanager
     def _failures_explained(self, request: str) -> Iterator[None]:
