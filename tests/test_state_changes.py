@@ -645,27 +645,6 @@ class TestLeaving:
                 begin = trio.current_time()
             assert trio.current_time() - begin < AT_ONCE
 
-    async def test_closing_has_a_bound(self, autojump_clock: trio.testing.MockClock) -> None:
-        """As when a peer reads nothing, and what is sent has filled all that lies between."""
-        closed: list[float] = []
-
-        class Stream:
-            async def aclose(self) -> None:
-                closed.append(trio.current_time())
-                await trio.sleep_forever()
-
-        class Session:
-            stream = Stream()
-
-            async def close(self) -> None:
-                await trio.sleep_forever()
-
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await state_changes._close(Session())  # type: ignore[arg-type]
-        assert closed == [1]
-        assert trio.current_time() == 1
-
     async def test_error_of_the_block_comes_out_bare(self) -> None:
         async def play(peer: Peer) -> None:
             await peer.welcome()

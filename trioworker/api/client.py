@@ -43,7 +43,6 @@ from trioworker.api.models import (
     WorkPool,
     WorkQueue,
 )
-from trioworker.api.state_changes import open_state_changes
 from trioworker.api.transport import (
     Transport,
     TransportConfig,
@@ -637,6 +636,9 @@ class PrefectClient:
         self, pool_id: UUID, state_types: Collection[StateType]
     ) -> AbstractAsyncContextManager[AsyncIterator[StateChange]]:
         """See `PrefectAPI.open_state_changes`."""
+        # What speaks over a websocket is imported by those who have one.
+        from trioworker.api.state_changes import open_state_changes  # noqa: PLC0415
+
         return open_state_changes(self._transport, pool_id, state_types)
 
     async def send_events(self, events: Sequence[Event]) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import attrs
@@ -17,9 +17,7 @@ import trio
 from trioworker.api.errors import APIError, APIUnavailableError, NotAuthenticatedError
 from trioworker.api.models import StateChange, StateType
 from trioworker.api.transport import Transport, TransportConfig
-
-if TYPE_CHECKING:
-    from httpx_ws import AsyncWebSocketSession
+from trioworker.api.websocket import WebSocket, WebSocketLostError
 
 _logger = logging.getLogger(__name__)
 
@@ -38,9 +36,6 @@ _EVER_AFTER = timedelta(days=3650)
 
 # Seconds; servers and proxies ask for less, if they ask.
 _KEEPALIVE_SECONDS = 20.0
-
-# Seconds for taking leave of a peer that may not listen any more.
-_CLOSE_SECONDS = 1.0
 
 # Changes that may wait for whoever iterates; then the server waits, and drops what is too much for it.
 _BUFFER = 256
@@ -181,49 +176,41 @@ class _Feed:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started once subscribed. An error before that is raised, a later one ends `changes`."""
         config = self.transport.config
-        failure: Exception | None = None
+        failure: APIError | WebSocketLostError | None = None
         subscribed = False
         with trio.CancelScope(deadline=trio.current_time() + config.timeout) as connecting:
             try:
-                async with self._open_session() as session:
-                    await self._subscribe(session)
+                async with self._open_websocket() as websocket:
+                    await self._subscribe(websocket)
                     subscribed = True
                     connecting.deadline = math.inf
                     task_status.started()
-                    await self._pass_on(session)
-            except* _expected_errors() as group:
-                failure = _first(group)
-        error = _explained(failure, config)
+                    await self._pass_on(websocket)
+            except (APIError, WebSocketLostError) as error:
+                failure = error
+        explained = _explained(failure, config)
         if not subscribed:
-            raise error from failure
-        self.changes.fail(error)
+            raise explained from failure
+        self.changes.fail(explained)
 
     @asynccontextmanager
-    async def _open_session(self) -> AsyncIterator[AsyncWebSocketSession]:
-        from httpx_ws import AsyncWebSocketSession  # noqa: PLC0415 - costs time and memory
-
-        async with (
-            self.transport.open_websocket(_PATH, subprotocol="prefect") as stream,
-            AsyncWebSocketSession(
-                stream,
-                keepalive_ping_interval_seconds=self.keepalive,
-                keepalive_ping_timeout_seconds=self.keepalive,
-            ) as session,
-        ):
+    async def _open_websocket(self) -> AsyncIterator[WebSocket]:
+        async with self.transport.open_websocket(_PATH, subprotocol="prefect") as stream:
+            websocket = WebSocket(stream, self.keepalive)
             try:
-                yield session
+                yield websocket
             finally:
-                await _close(session)  # noqa: ASYNC102 - it shields itself, and is bounded
+                await websocket.close()  # noqa: ASYNC102 - it shields itself, and is bounded
 
-    async def _subscribe(self, session: AsyncWebSocketSession) -> None:
+    async def _subscribe(self, websocket: WebSocket) -> None:
         config = self.transport.config
-        await session.send_json({"type": "auth", "token": config.key or config.auth_string})
-        await _expect_welcome(session)
-        await session.send_json(self.message)
+        await websocket.send_json({"type": "auth", "token": config.key or config.auth_string})
+        await _expect_welcome(websocket)
+        await websocket.send_json(self.message)
 
-    async def _pass_on(self, session: AsyncWebSocketSession) -> None:
+    async def _pass_on(self, websocket: WebSocket) -> None:
         while True:
-            message = await _receive(session)
+            message = await websocket.receive()
             change = read_message(message)
             if change is None:
                 _logger.debug("Skipped a message of the events websocket: %.200r", message)
@@ -231,12 +218,10 @@ class _Feed:
                 await self.changes.add(change)
 
 
-async def _expect_welcome(session: AsyncWebSocketSession) -> None:
-    from httpx_ws import WebSocketDisconnect  # noqa: PLC0415 - see above
-
+async def _expect_welcome(websocket: WebSocket) -> None:
     try:
-        answer = _decoded(await _receive(session))
-    except WebSocketDisconnect as goodbye:
+        answer = _decoded(await websocket.receive())
+    except WebSocketLostError as goodbye:
         if goodbye.code != _POLICY_VIOLATION:
             raise
         raise NotAuthenticatedError(_REQUEST, 401, goodbye.reason or "no reason given") from goodbye
@@ -248,56 +233,14 @@ async def _expect_welcome(session: AsyncWebSocketSession) -> None:
     raise APIUnavailableError("the events websocket does not speak as Prefect's does")
 
 
-async def _receive(session: AsyncWebSocketSession) -> str | bytes | bytearray:
-    from wsproto.events import BytesMessage, TextMessage  # noqa: PLC0415 - see above
-
-    while True:
-        match await session.receive():
-            case TextMessage(data=data) | BytesMessage(data=data):
-                return data
-
-
-async def _close(session: AsyncWebSocketSession) -> None:
-    """Take leave, but close the connection in any case: what the session itself does is shielded and has no bound."""
-    with trio.move_on_after(_CLOSE_SECONDS, shield=True):
-        await session.close()
-    with trio.CancelScope(shield=True) as at_once:
-        at_once.cancel()
-        await session.stream.aclose()
-
-
-def _expected_errors() -> tuple[type[Exception], ...]:
-    import httpcore  # noqa: PLC0415 - see above
-    from httpx_ws import HTTPXWSException  # noqa: PLC0415
-    from wsproto.utilities import ProtocolError  # noqa: PLC0415
-
-    return (
-        APIError,
-        HTTPXWSException,
-        ProtocolError,
-        httpcore.NetworkError,
-        # What becomes of a pong that nobody has asked for.
-        KeyError,
-    )
-
-
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
     return group.exceptions[0] if len(group.exceptions) == 1 else None
 
 
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    error: Exception | BaseExceptionGroup[Exception] = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def _explained(error: Exception | None, config: TransportConfig) -> APIError:
+def _explained(error: APIError | WebSocketLostError | None, config: TransportConfig) -> APIError:
     """What has become of a connection; without an error, there was no answer."""
     if isinstance(error, APIError):
         return error
     if error is None:
         return APIUnavailableError(f"no answer within {config.timeout:g} s from {config.shown_url}")
-    code = getattr(error, "code", None)
-    reason = f"closed with {code} {getattr(error, 'reason', '')}".strip() if code else type(error).__name__
-    return APIUnavailableError(f"events websocket lost: {reason} ({config.shown_url})")
+    return APIUnavailableError(f"events websocket lost: {error} ({config.shown_url})")
