@@ -966,11 +966,10 @@ def test_program_runs_the_command_and_leaves_httpx_whole(
 
 
 def test_ctrl_c_in_the_first_instant_is_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(**_: object) -> None:
+    async def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.delitem(sys.modules, "httpx._main", raising=False)
-    monkeypatch.setattr("trioworker.command.cli.trioworker", interrupted)
+    monkeypatch.setattr("trioworker.command.cli.trioworker.main", interrupted)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130

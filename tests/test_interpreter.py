@@ -37,11 +37,7 @@ OTHER = "/other/python"
 
 @pytest.fixture
 def no_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(importlib.metadata, "version", missing)
 
 
 def test_configured_interpreter_is_called_by_the_name_that_it_has(tmp_path: Path) -> None:
@@ -285,4 +281,13 @@ async def test_own_interpreter_that_has_lost_its_prefect_has_no_supervisor(tmp_p
 
 def test_own_interpreter_is_taken_where_prefect_stands_beside_the_worker() -> None:
     assert find_interpreter(None) == find_interpreter("") == sys.executable
+    assert installed_prefect_version() == importlib.metadata.version("prefect")
+
+
+def test_version_of_prefect_that_is_installed_elsewhere_is_found_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As when it is installed from a working copy."""
+    copy = importlib.machinery.ModuleSpec("prefect", None, origin=str(tmp_path / "src/prefect/__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: copy)
     assert installed_prefect_version() == importlib.metadata.version("prefect")

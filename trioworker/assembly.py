@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trioworker.api.client import PrefectAPI
 from trioworker.config import WorkerConfig
 from trioworker.errors import WorkerRefusedError
 from trioworker.events import WorkerIdentity
-from trioworker.flows.declaration import FlowDeclarations
 from trioworker.flows.pool import TRIO_TYPE, refuse_other_type
 from trioworker.infrastructure.interpreter import installed_prefect_version
 from trioworker.infrastructure.protocol import Infrastructure
@@ -26,6 +25,9 @@ from trioworker.shutdown import Shutdown
 from trioworker.start_up import discover_patiently
 from trioworker.surroundings import Surroundings
 from trioworker.work_pool import Discovery, WorkPoolKeeper
+
+if TYPE_CHECKING:
+    from trioworker.flows.declaration import FlowDeclarations
 
 
 async def assemble(

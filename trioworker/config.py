@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
 
 import attrs
 
 from trioworker.api.transport import TransportConfig, is_unicode
 from trioworker.errors import ConfigurationError
-from trioworker.flows.declaration import FlowDeclarations
 from trioworker.flows.pool import TRIO_TYPE
 from trioworker.settings import Settings
+
+if TYPE_CHECKING:
+    from trioworker.flows.declaration import FlowDeclarations
 
 
 def _unique_name(config: WorkerConfig) -> str:
@@ -127,11 +129,16 @@ class WorkerConfig:
             )
 
     def _check_flows(self) -> None:
-        if self.flows is not None and not isinstance(self.flows, FlowDeclarations):
+        if self.flows is None:
+            return
+        # Here, since most workers serve none.
+        from trioworker.flows.declaration import FlowDeclarations  # noqa: PLC0415
+
+        if not isinstance(self.flows, FlowDeclarations):
             raise ConfigurationError(
                 f"flows must be a trioworker.TrioFlows, which functions are declared with, not {self.flows!r}."
             )
-        if self.flows is not None and self.worker_type not in {None, TRIO_TYPE}:
+        if self.worker_type not in {None, TRIO_TYPE}:
             raise ConfigurationError(
                 f"Functions are served by a worker of type {TRIO_TYPE!r}, not {self.worker_type!r}."
             )

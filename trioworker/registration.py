@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from uuid import UUID
 
 import attrs
@@ -17,6 +16,8 @@ _ENTRY_POINT_GROUP = "prefect.collections"
 
 def installed_integrations() -> WorkerMetadata | None:
     """Prefect's integrations in the worker's environment; None if there are none."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - for workers of Prefect Cloud alone
+
     versions = {
         point.dist.name: point.dist.version
         for point in entry_points(group=_ENTRY_POINT_GROUP)

@@ -23,9 +23,9 @@ from trioworker import __version__
 from trioworker.command.client_metrics import client_metrics_notice
 from trioworker.command.deploy import deploy
 from trioworker.command.last_resort import LastResort
+from trioworker.command.lean_imports import import_httpcore
 from trioworker.command.output import CommandOutput, log_format_asked_for
 from trioworker.command.package_installation import EnvironmentInstaller
-from trioworker.command.served_flows import ServedFlows
 from trioworker.command.signals import SignalListener
 from trioworker.command.terminal import at_terminal, confirm
 from trioworker.command.type_provision import InstallPolicy, TypeProvision, refuse_type_without_server
@@ -41,6 +41,7 @@ from trioworker.unavailable_type import UnavailableTypeError
 from trioworker.worker import Worker
 
 if TYPE_CHECKING:
+    from trioworker.command.served_flows import ServedFlows
     from trioworker.serving import TrioFlows
 
 # The options of `prefect worker start`, but for the pool and the type.
@@ -203,10 +204,11 @@ async def start(
         # Whoever calls the command from Python may hand in a world of another kind, as the context's object.
         provision = _type_provision(install_policy, settings, output)
         surroundings = attrs.evolve(context.ensure_object(Surroundings), provide_type=provision)
+        import_httpcore()
         # Before anything is started, since it may not be right.
         known = settings.with_api_url(_API_TO_COME) if local_server else settings
         config = WorkerConfig(settings=known, **options)
-        served = None if flows is None else ServedFlows(options["flows"], flows, output.show, surroundings)
+        served = None if flows is None else _served(options["flows"], flows, output, surroundings)
         try:
             if local_server:
                 await refuse_type_without_server(config, surroundings, provision)
@@ -375,6 +377,14 @@ def _functions(reference: str) -> TrioFlows:
     flows = load_flows(reference, Path.cwd())
     enable_own_loggers()
     return flows
+
+
+def _served(
+    flows: TrioFlows, reference: str, output: CommandOutput, surroundings: Surroundings
+) -> ServedFlows:
+    from trioworker.command.served_flows import ServedFlows  # noqa: PLC0415 - few need it
+
+    return ServedFlows(flows, reference, output.show, surroundings)
 
 
 def _type_provision(policy: InstallPolicy, settings: Settings, output: CommandOutput) -> TypeProvision:

@@ -7,7 +7,6 @@ Unpacking a wheel runs nothing of it; that is why there must be a wheel. Install
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -102,9 +101,7 @@ class EnvironmentInstaller:
             status = await self._run(argv, last_lines.append, self.look_seconds)
             if status != 0:
                 raise InstallationError(" ".join(line.strip() for line in last_lines) or _ended(status))
-            for found in importlib.metadata.distributions(path=[directory]):
-                return Release(package=found.name, version=found.version, kinds=kinds_of(found.entry_points))
-        raise InstallationError("what was downloaded is no package")
+            return _release_in(directory)
 
     async def install(self, release: Release, *, upgrade: bool, say: Say) -> None:
         """Install a release with what it depends on; then it can be imported in this process.
@@ -149,6 +146,16 @@ class EnvironmentInstaller:
         raise InstallationError(f"it took longer than {seconds:g} s")
 
 
+def _release_in(directory: str) -> Release:
+    """The release that a look has left there."""
+    # Imported by those who install, since most workers never do.
+    from importlib.metadata import distributions  # noqa: PLC0415
+
+    for found in distributions(path=[directory]):
+        return Release(package=found.name, version=found.version, kinds=kinds_of(found.entry_points))
+    raise InstallationError("what was downloaded is no package")
+
+
 def _ended(status: int) -> str:
     how = f"exit code {status}" if status > 0 else signal.Signals(-status).name
     return f"the installer ended with {how}"
@@ -156,10 +163,12 @@ def _ended(status: int) -> str:
 
 def _versions_in_use() -> list[str]:
     """What the running worker and its flows stand on, as constraints: it must not change under their feet."""
+    from importlib.metadata import PackageNotFoundError, requires  # noqa: PLC0415 - see above
+
     names = {"trioworker", "prefect"}
     try:
-        requirements = importlib.metadata.requires("trioworker") or []
-    except importlib.metadata.PackageNotFoundError:
+        requirements = requires("trioworker") or []
+    except PackageNotFoundError:
         requirements = []
     for requirement in requirements:
         name = _NAME.match(requirement)
@@ -169,9 +178,11 @@ def _versions_in_use() -> list[str]:
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - see above
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return version(package)
+    except PackageNotFoundError:
         return None
 
 

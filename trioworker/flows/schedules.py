@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import attrs
 
@@ -20,6 +19,9 @@ _CRON_FIELDS = range(5, 8)
 
 
 def _check_timezone(_: object, __: object, name: str) -> None:
+    # Imported with the first schedule, since most workers have none.
+    from zoneinfo import ZoneInfo  # noqa: PLC0415
+
     try:
         ZoneInfo(name)
     except (LookupError, ValueError, TypeError, OSError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import shutil
 import sys
@@ -41,7 +40,15 @@ def find_interpreter(configured: str | None) -> str:
 
 def installed_prefect_version() -> str | None:
     """The version of Prefect beside the worker, read without importing it; None if there is none."""
+    package = importlib.util.find_spec("prefect")
+    if package is None or package.origin is None:
+        return None
+    # As pip names what it installs. What asks Python properly takes 1 MB and 10 ms to import.
+    for metadata in Path(package.origin).parents[1].glob("prefect-*.dist-info"):
+        return metadata.name.removeprefix("prefect-").removesuffix(".dist-info")
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
     try:
-        return importlib.metadata.version("prefect")
-    except importlib.metadata.PackageNotFoundError:
+        return version("prefect")
+    except PackageNotFoundError:
         return None

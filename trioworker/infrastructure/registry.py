@@ -7,14 +7,16 @@ and whose object makes the infrastructure from `Settings` and the seconds that a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
 from trioworker.infrastructure.protocol import Infrastructure
 from trioworker.settings import Settings
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 ENTRY_POINT_GROUP = "trioworker.infrastructure"
 
@@ -42,7 +44,7 @@ class Provider:
 
 def available_types() -> Sequence[str]:
     """The names of all kinds, built in or installed."""
-    return sorted({*BUILT_IN, *kinds_of(entry_points(group=ENTRY_POINT_GROUP))})
+    return sorted({*BUILT_IN, *kinds_of(_entry_points())})
 
 
 def kinds_of(points: Iterable[EntryPoint]) -> frozenset[str]:
@@ -94,9 +96,17 @@ def make_infrastructure(
 def _installed(infrastructure_type: str) -> EntryPoint | None:
     if infrastructure_type in BUILT_IN:
         return None
-    for point in entry_points(group=ENTRY_POINT_GROUP, name=infrastructure_type):
-        return point
+    for point in _entry_points():
+        if point.name == infrastructure_type:
+            return point
     return None
+
+
+def _entry_points() -> EntryPoints:
+    # A worker of a kind that is built in need not look for others, and does without what looks for them.
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
+    return entry_points(group=ENTRY_POINT_GROUP)
 
 
 def _broken(point: EntryPoint, reason: str) -> BrokenKindError:

@@ -6,10 +6,9 @@ Classes of Prefect's are never imported: for those that a worker needs there are
 from __future__ import annotations
 
 import logging
-import logging.config
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from trioworker.logs.file import (
     API_HANDLERS,
@@ -19,6 +18,9 @@ from trioworker.logs.file import (
     LoggingFile,
 )
 from trioworker.logs.format import ConsoleHandler, JsonFormatter, TextFormatter
+
+if TYPE_CHECKING:
+    from logging.config import DictConfigurator
 
 OpenConsole = Callable[[TextIO], ConsoleHandler]
 
@@ -40,14 +42,9 @@ class LoggingParts:
     def __init__(self, file: LoggingFile, open_console: OpenConsole) -> None:
         self._file = file
         self._open_console = open_console
-        # It knows all that Python's own configuration knows (`ext://`, factories, arguments of handlers), and
-        # finds what is already made in tables of its own.
-        self._configurator = logging.config.DictConfigurator(
-            {"version": 1, "formatters": {}, "filters": {}, "handlers": {}}
-        )
-        self._handlers: dict[str, logging.Handler | None] = self._configurator.config["handlers"]
-        self._formatters: dict[str, logging.Formatter] = self._configurator.config["formatters"]
-        self._filters: dict[str, Any] = self._configurator.config["filters"]
+        self._handlers: dict[str, logging.Handler | None] = {}
+        self._formatters: dict[str, logging.Formatter] = {}
+        self._filters: dict[str, Any] = {}
 
     def handler(self, name: str, *asked_by: str) -> logging.Handler | None:
         """The handler of this name, or None if there is none to be had.
@@ -101,7 +98,7 @@ class LoggingParts:
         for name in [description.get("target"), *behind]:
             if isinstance(name, str) and name in self._file.table("handlers"):
                 self.handler(name, *keys)
-        made = self._configured(self._configurator.configure_handler, ready, *keys)
+        made = self._made(lambda: self._configurator().configure_handler(self._resolved(ready)), *keys)
         if made is not None and not isinstance(made, logging.Handler):
             self._file.complain(f"{kind} is no handler of Python's logging", *keys)
             return None
@@ -120,8 +117,14 @@ class LoggingParts:
             keys = ("filters", name)
             description = self._file.table(*keys)
             foreign = self._is_prefects(str(description.get("()")), *keys)
-            configure = self._configurator.configure_filter
-            self._filters[name] = None if foreign else self._configured(configure, description, *keys)
+            made = (
+                None
+                if foreign
+                else self._made(
+                    lambda: self._configurator().configure_filter(self._resolved(description)), *keys
+                )
+            )
+            self._filters[name] = made
         return self._filters[name] is not None
 
     def _formatter(self, name: str, *asked_by: str) -> logging.Formatter:
@@ -143,26 +146,44 @@ class LoggingParts:
         if kind != TEXT_FORMATTER and self._is_prefects(str(kind), *keys):
             return None
 
-        def make(description: dict[str, Any]) -> logging.Formatter:
+        def make() -> logging.Formatter:
             made: logging.Formatter
             if kind == TEXT_FORMATTER:
-                style = description.get("style", "%")
-                made = TextFormatter(description.get("format"), description.get("datefmt"), style)
+                made = self._text_formatter(description)
             else:
-                made = self._configurator.configure_formatter(description)
+                made = self._configurator().configure_formatter(self._resolved(description))
             # A format that names what records do not have would spoil every line.
             made.format(_SAMPLE)
             return made
 
-        formatter: logging.Formatter | None = self._configured(make, description, *keys)
+        formatter: logging.Formatter | None = self._made(make, *keys)
         return formatter
 
-    def _configured(
-        self, configure: Callable[[dict[str, Any]], Any], description: Mapping[str, Any], *keys: str
-    ) -> Any:
-        """What `configure` makes of a description, or None if that fails."""
+    def _text_formatter(self, description: Mapping[str, Any]) -> TextFormatter:
+        if any("://" in str(value) for value in description.values()):
+            description = self._resolved(description)
+        style = description.get("style", "%")
+        return TextFormatter(description.get("format"), description.get("datefmt"), style)
+
+    def _configurator(self) -> DictConfigurator:
+        """What knows all that Python's own configuration knows: factories, arguments of handlers, references.
+
+        It finds what is made so far in tables of its own. Most workers have no use for it, and do not import it.
+        """
+        from logging.config import DictConfigurator  # noqa: PLC0415
+
+        made = {"formatters": self._formatters, "filters": self._filters, "handlers": self._handlers}
+        return DictConfigurator({"version": 1, **made})
+
+    def _resolved(self, description: Mapping[str, Any]) -> dict[str, Any]:
+        """A description that gives what it refers to (`ext://sys.stdout`) for the reference."""
+        resolved: dict[str, Any] = self._configurator().convert(dict(description))
+        return resolved
+
+    def _made(self, make: Callable[[], Any], *keys: str) -> Any:
+        """What `make` makes, or None if that fails."""
         try:
-            return configure(self._configurator.convert(dict(description)))
+            return make()
         except Exception as error:  # noqa: BLE001 - the class may be the user's own and do anything
             # Python's configuration puts words of its own before the reason.
             reason = error.__cause__ or error
