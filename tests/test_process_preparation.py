@@ -416,7 +416,7 @@ async def test_configuration_of_the_supervisor_that_cannot_be_written_is_the_run
 ) -> None:
     missing = Workspace(root=tmp_path, private=tmp_path / "missing")
     with pytest.raises(InfrastructureError, match="configuration of its workspace cannot be written: "):
-        await supervise("python", missing, RUN_ID)
+        await supervise(missing, RUN_ID)
 
 
 # What the supervisor says

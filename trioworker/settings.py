@@ -91,6 +91,13 @@ def _flag(value: object) -> bool:
     raise _UnacceptableError("true or false")
 
 
+def _modules(value: object) -> tuple[str, ...]:
+    names = tuple(str(value).replace(",", " ").split())
+    if all(part.isidentifier() for name in names for part in name.split(".")):
+        return names
+    raise _UnacceptableError("the names of modules, with commas between them")
+
+
 def _number(value: object) -> float:
     """The number that `value` is or spells, or NaN, which lies in no range."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -282,6 +289,9 @@ class Settings:
         give_up_after: ``TRIOWORKER_GIVE_UP_AFTER``: seconds without an answer from the API after which the worker
             ends; None is never.
         python: ``TRIOWORKER_PYTHON``: interpreter that runs flows; None leaves the choice to the infrastructure.
+        warm_start: ``TRIOWORKER_WARM_START``: whether the processes of runs are forked from one that has Prefect
+            imported, where that makes no difference to them.
+        preload: ``TRIOWORKER_PRELOAD``: modules that are imported there besides.
         log_format: ``TRIOWORKER_LOG_FORMAT``: what the command writes for people, or JSON: ``text`` or ``json``.
         environment: The environment the settings were read from. Never shown.
     """
@@ -342,6 +352,8 @@ class Settings:
 
     give_up_after: float | None = _setting("TRIOWORKER_GIVE_UP_AFTER", _seconds, None)
     python: str | None = _setting("TRIOWORKER_PYTHON", _text, None)
+    warm_start: bool = _setting("TRIOWORKER_WARM_START", _flag, default=True)
+    preload: tuple[str, ...] = _setting("TRIOWORKER_PRELOAD", _modules, default=())
     log_format: str = _setting("TRIOWORKER_LOG_FORMAT", _log_format, "text")
 
     environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)

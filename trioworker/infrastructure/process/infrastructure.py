@@ -28,12 +28,14 @@ from trioworker.infrastructure.process.control_channel import (
 )
 from trioworker.infrastructure.process.environment import run_environment
 from trioworker.infrastructure.process.hooks import open_hook_process
-from trioworker.infrastructure.process.job import ProcessJob, origin_of, read_configuration
+from trioworker.infrastructure.process.job import PrefectModule, ProcessJob, origin_of, read_configuration
 from trioworker.infrastructure.process.prefect_abilities import has_workspace_supervisor
 from trioworker.infrastructure.process.start import group_errors_explained, start_process
 from trioworker.infrastructure.process.supervisor import supervise
 from trioworker.infrastructure.process.template import DEFAULT_BASE_JOB_TEMPLATE
-from trioworker.infrastructure.process.workspace import open_directories
+from trioworker.infrastructure.process.warm.program.messages import Job
+from trioworker.infrastructure.process.warm.templates import Templates
+from trioworker.infrastructure.process.workspace import Workspace, open_directories
 from trioworker.infrastructure.protocol import (
     Assignment,
     Gone,
@@ -92,6 +94,9 @@ class ProcessInfrastructure:
         self._settings = settings
         self._kill_grace = kill_grace
         self._python = find_interpreter(settings.python)
+        self._templates = (
+            Templates(self._python, settings.preload, settings.environment) if settings.warm_start else None
+        )
         self._running: dict[str, _RunningProcess] = {}
         self._groups: set[ProcessGroup] = set()
         self._supervisor_known: bool | None = None
@@ -103,8 +108,8 @@ class ProcessInfrastructure:
         return DEFAULT_BASE_JOB_TEMPLATE
 
     def open(self) -> AbstractAsyncContextManager[None]:
-        """See `Infrastructure.open`; processes share nothing."""
-        return nullcontext()
+        """See `Infrastructure.open`; what processes share is what they are forked from."""
+        return nullcontext() if self._templates is None else self._templates.open()
 
     def prepare(self, assignment: Assignment) -> ProcessJob:
         """See `Infrastructure.prepare`."""
@@ -129,14 +134,16 @@ class ProcessInfrastructure:
     async def open_workspace(self, job: ProcessJob) -> AsyncIterator[ProcessJob]:
         """See `Infrastructure.open_workspace`."""
         async with open_directories(job.working_directory) as workspace:
-            opened = attrs.evolve(job, workspace=workspace)
             if job.command is not None:
-                yield opened
+                yield attrs.evolve(job, workspace=workspace)
             elif await self._has_supervisor(workspace.private):
-                command, supervised = await supervise(self._python, workspace, job.flow_run_id)
-                yield attrs.evolve(job, command=command, workspace=supervised)
+                module, supervised = await supervise(workspace, job.flow_run_id)
+                yield self._run_by_prefect(job, supervised, module)
             else:
-                yield attrs.evolve(opened, command=(self._python, "-m", "prefect.engine"))
+                yield self._run_by_prefect(job, workspace, PrefectModule("prefect.engine"))
+
+    def _run_by_prefect(self, job: ProcessJob, workspace: Workspace, module: PrefectModule) -> ProcessJob:
+        return attrs.evolve(job, command=module.command(self._python), module=module, workspace=workspace)
 
     async def _has_supervisor(self, directory: Path) -> bool:
         # One question for all the runs that start at the same moment; one that failed is asked anew.
@@ -152,13 +159,7 @@ class ProcessInfrastructure:
     ) -> Outcome:
         """See `Infrastructure.run`; the identifier is the process id."""
         async with open_control_channel() as channel:
-            group = await start_process(
-                job.opened_command,
-                origin=job.origin,
-                environment={**job.environment, **channel.environment},
-                directory=job.opened_workspace.root,
-                stream_output=job.stream_output,
-            )
+            group = await self._start(job, {**job.environment, **channel.environment})
             running = _RunningProcess(group, channel)
             with self._findable(running):
                 async with self._ended_with_block(group):
@@ -168,6 +169,24 @@ class ProcessInfrastructure:
                         # The process is gone, but what it started may have to be killed yet.
                         await running.killed.wait()
             return _outcome(status, await channel.final_conclusion())
+
+    async def _start(self, job: ProcessJob, environment: Mapping[str, str]) -> ProcessGroup:
+        """Start the process of a run: from a template if possible, otherwise fresh."""
+        directory = job.opened_workspace.root
+        if job.module is not None and self._templates is not None:
+            forked = await self._templates.fork(
+                Job(job.module.name, [*job.module.arguments], str(directory), {**environment}),
+                stream_output=job.stream_output,
+            )
+            if forked is not None:
+                return forked
+        return await start_process(
+            job.opened_command,
+            origin=job.origin,
+            environment=environment,
+            directory=directory,
+            stream_output=job.stream_output,
+        )
 
     @contextmanager
     def _findable(self, running: _RunningProcess) -> Iterator[None]:

@@ -16,7 +16,7 @@ from trioworker.infrastructure.process.workspace import Workspace
 from trioworker.infrastructure.protocol import InfrastructureError
 from trioworker.job.json_types import type_name
 
-__all__ = ["ProcessConfiguration", "ProcessJob", "origin_of", "read_configuration"]
+__all__ = ["PrefectModule", "ProcessConfiguration", "ProcessJob", "origin_of", "read_configuration"]
 
 _TRUE: Final = {"true", "1", "yes", "on", "t", "y"}
 _FALSE: Final = {"false", "0", "no", "off", "f", "n"}
@@ -41,6 +41,23 @@ class ProcessConfiguration:
     stream_output: bool
 
 
+@attrs.frozen
+class PrefectModule:
+    """A module of Prefect that executes a flow run, as `python -m` does.
+
+    Attributes:
+        name: of the module.
+        arguments: of that.
+    """
+
+    name: str
+    arguments: tuple[str, ...] = ()
+
+    def command(self, python: str) -> tuple[str, ...]:
+        """The command that executes it in an interpreter."""
+        return (python, "-m", self.name, *self.arguments)
+
+
 @attrs.frozen(kw_only=True)
 class ProcessJob:
     """What is needed to start the process of a run.
@@ -48,6 +65,7 @@ class ProcessJob:
     Attributes:
         flow_run_id: which run.
         command: the program and its arguments; None to run the flow by Prefect's own means.
+        module: what Prefect's own means are, once that is known; None if they are not asked for.
         environment: the whole environment of the process, but for what its control channel adds.
         origin: where its program and directory come from.
         working_directory: where it starts; None for a temporary directory.
@@ -61,6 +79,7 @@ class ProcessJob:
     origin: Origin
     working_directory: Path | None
     stream_output: bool
+    module: PrefectModule | None = None
     workspace: Workspace | None = None
 
     @property

@@ -17,6 +17,7 @@ import attrs
 import trio
 from cattrs import BaseValidationError, Converter, transform_error
 
+from trioworker.infrastructure.process.job import PrefectModule
 from trioworker.infrastructure.process.start import machine_errors_explained
 from trioworker.infrastructure.process.workspace import Workspace, write_private
 from trioworker.infrastructure.protocol import InfrastructureError
@@ -40,10 +41,8 @@ class Manifest:
     environment: Mapping[str, str] = attrs.field(repr=False)
 
 
-async def supervise(
-    python: str, workspace: Workspace, flow_run_id: UUID
-) -> tuple[tuple[str, ...], Workspace]:
-    """The command that prepares and runs a flow run, and the workspace in which it finds what it is to do.
+async def supervise(workspace: Workspace, flow_run_id: UUID) -> tuple[PrefectModule, Workspace]:
+    """What prepares and runs a flow run, and the workspace in which it finds what it is to do.
 
     Raises:
         InfrastructureFullError: there is no room for that just now.
@@ -59,8 +58,8 @@ async def supervise(
     }
     with machine_errors_explained("the configuration of its workspace cannot be written"):
         await trio.to_thread.run_sync(write_private, configuration, json.dumps(document))
-    command = (python, "-m", "prefect.runner._workspace_supervisor", str(configuration))
-    return command, attrs.evolve(workspace, manifest=manifest)
+    module = PrefectModule("prefect.runner._workspace_supervisor", (str(configuration),))
+    return module, attrs.evolve(workspace, manifest=manifest)
 
 
 async def read_manifest(path: Path) -> Manifest:

@@ -1,0 +1,163 @@
+"""Import everything that a flow run needs in any case, and see whether children may be forked then."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib.util
+import os
+import runpy
+import sys
+import sysconfig
+import traceback
+from collections.abc import Sequence
+from types import CodeType
+from typing import Any, NamedTuple
+
+from .dependence import Fingerprint, fingerprint, imported_files
+from .ready_contexts import ReadyContexts
+from .unfit import UnfitError
+
+SUPERVISOR = "prefect.runner._workspace_supervisor"
+ENGINE = "prefect.engine"
+
+# The versions whose processes have been compared, forked and fresh.
+_PREFECT_VERSIONS = ("3.8.",)
+
+# What Prefect imports only when it is needed, though it always is.
+_NEEDED_LATER = (
+    "prefect.flow_engine",
+    "prefect._internal.metrics",
+    "anyio._backends._asyncio",
+    "encodings.idna",
+    "pydantic.v1",
+    "rich._emoji_codes",
+)
+
+
+class Program(NamedTuple):
+    """A module that can be run as `python -m` would.
+
+    Attributes:
+        spec: of the module.
+        code: of the module.
+    """
+
+    spec: Any
+    code: CodeType
+
+
+class Preloaded(NamedTuple):
+    """What children start from.
+
+    Attributes:
+        programs: the modules that can be run, by name.
+        environment: at the start.
+        base_path: where modules are looked for after the directories that environment or program add.
+        files: how everything that was imported, and Prefect's own configuration, looked.
+    """
+
+    programs: dict[str, Program]
+    environment: dict[str, str]
+    base_path: list[str]
+    files: Fingerprint
+
+
+def preload(modules: Sequence[str]) -> Preloaded:
+    """Import Prefect, and other modules besides.
+
+    Raises:
+        UnfitError: children of this process would not be the same as fresh processes.
+    """
+    environment = dict(os.environ)
+    base_path = _base_path(environment)
+    # Nothing of what is imported is garbage, and looking for some takes a fifth of the time.
+    gc.disable()
+    contexts = ReadyContexts()
+    programs = _import_prefect()
+    for name in modules:
+        _import_for_user(name)
+    settings = _require_known_prefect()
+    contexts.make_ready()
+    files = fingerprint([*imported_files(), *settings, *filter(None, [contexts.authorities])])
+    gc.collect()
+    # From here on, no collection touches the memory that children share.
+    gc.freeze()
+    gc.enable()
+    _give_memory_back()
+    _require_single_thread()
+    if sys.gettrace() is not None or sys.getprofile() is not None:
+        raise UnfitError("this interpreter traces what it executes")
+    return Preloaded(programs, environment, base_path, files)
+
+
+def _import_prefect() -> dict[str, Program]:
+    try:
+        programs = {name: _program(name) for name in (ENGINE, SUPERVISOR)}
+        for name in _NEEDED_LATER:
+            importlib.import_module(name)
+    except ImportError as error:
+        raise UnfitError(f"this is not the Prefect that was expected ({error})") from error
+    return programs
+
+
+def _program(name: str) -> Program:
+    # As `python -m` does it, and as early: it warns of modules that were imported before they are run.
+    _, spec, code = runpy._get_module_details(name)  # type: ignore[attr-defined]  # noqa: SLF001
+    return Program(spec, code)
+
+
+def _import_for_user(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"
+        raise UnfitError(
+            f"the module {name!r}, which is to be preloaded, cannot be imported ({reason})"
+        ) from error
+
+
+def _require_known_prefect() -> list[str]:
+    """See to it that Prefect is a version that was tried, and returns the files that it has its settings from."""
+    import prefect  # noqa: PLC0415
+    from prefect.settings import get_current_settings  # noqa: PLC0415
+
+    if not prefect.__version__.startswith(_PREFECT_VERSIONS):
+        raise UnfitError(f"Prefect {prefect.__version__} was not tried with it")
+    settings = get_current_settings()
+    if settings.plugins.enabled:
+        raise UnfitError("plugins of Prefect are enabled, which have to be started in each process")
+    return [str(settings.profiles_path), str(settings.logging.config_path)]
+
+
+def _base_path(environment: dict[str, str]) -> list[str]:
+    """Where modules are looked for, without what stands before that: the directory of this program, PYTHONPATH."""
+    before = entries_of(environment.get("PYTHONPATH", ""))
+    if not set(before).isdisjoint(sysconfig.get_paths().values()):
+        raise UnfitError("PYTHONPATH has a directory of the interpreter in it")
+    own = 0 if getattr(sys.flags, "safe_path", False) else 1
+    if sys.path[own : own + len(before)] != before:
+        raise UnfitError("sys.path does not begin with the entries of PYTHONPATH")
+    base = sys.path[own + len(before) :]
+    sys.path[:] = [*before, *base]
+    return base
+
+
+def entries_of(python_path: str) -> list[str]:
+    """The directories of a PYTHONPATH, as Python puts them into `sys.path`."""
+    entries = python_path.split(os.pathsep) if python_path else []
+    return list(dict.fromkeys(os.path.abspath(entry) for entry in entries))  # noqa: PTH100 - may be no Unicode
+
+
+def _require_single_thread() -> None:
+    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
+    if threads != 1:
+        raise UnfitError(f"there are {threads} threads once everything is imported")
+
+
+def _give_memory_back() -> None:
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:  # not this C library
+        return

@@ -1,0 +1,130 @@
+"""What a template process does: it imports, says that it is ready, and forks a child whenever it is told to."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from .dependence import difference, require_unchanged
+from .messages import (
+    FORK,
+    GO,
+    LARGEST_MESSAGE,
+    Born,
+    Job,
+    Ready,
+    Refusal,
+    decode_job,
+    encode,
+)
+from .newborn import forget_template, set_directory, set_environment
+from .preloading import SUPERVISOR, Preloaded, preload
+from .siblings import sibling_maker
+from .stages import become_engine, prepare, require_fit_directory, run_module
+from .unfit import UnfitError
+
+
+def main(control_descriptor: int, modules: Sequence[str]) -> int:
+    """Serve until the worker is gone, in the template; execute a flow run, in a child.
+
+    Args:
+        control_descriptor: the socket to the worker.
+        modules: what to import besides Prefect.
+
+    Returns:
+        The exit status.
+    """
+    control = socket.socket(fileno=control_descriptor)
+    control.set_inheritable(False)
+    try:
+        fork = sibling_maker()
+        preloaded = preload(modules)
+    except UnfitError as reason:
+        control.send(encode(Refusal(reason.reason)))
+        return 0
+    control.send(encode(Ready()))
+    child = _serve(control, fork)
+    if child is not None:
+        _live(preloaded, *child)
+    return 0
+
+
+def _serve(control: socket.socket, fork: Callable[[], int]) -> tuple[int, socket.socket] | None:
+    """Fork children. Returns in each of them the descriptor of its job and its socket; None when it is over."""
+    while True:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(control, len(FORK), 2, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return None
+        if message != FORK or len(descriptors) != 2:
+            return None
+        job, connection = descriptors[0], socket.socket(fileno=descriptors[1])
+        try:
+            if fork() == 0:
+                control.close()
+                return job, connection
+        except OSError as error:
+            _tell(connection, Refusal(f"it cannot be forked: {error.strerror}"))
+        os.close(job)
+        connection.close()
+
+
+def _live(preloaded: Preloaded, job_descriptor: int, worker: socket.socket) -> None:
+    """Be the process of a flow run."""
+    os.setsid()
+    worker.send(encode(Born(os.getpid())))
+    with open(job_descriptor, "rb") as file:
+        job = decode_job(file.read())
+    try:
+        _begin(preloaded, job)
+    except UnfitError as reason:
+        worker.send(encode(Refusal(reason.reason, reason.is_stale)))
+        os._exit(0)
+    worker.send(encode(Ready()))
+    if worker.recv(LARGEST_MESSAGE) != GO:
+        os._exit(0)
+    if job.module == SUPERVISOR:
+        prepared = prepare(lambda: _run_in_helper(preloaded, job, worker))
+        if prepared is not None:
+            become_engine(preloaded, prepared, lambda reason: _tell_at_last(worker, reason))
+    else:
+        _tell_at_last(worker, None)
+        run_module(preloaded, job.module, job.arguments)
+
+
+def _begin(preloaded: Preloaded, job: Job) -> None:
+    """Be in the environment and the directory of the job.
+
+    Raises:
+        UnfitError: a fresh process would not find the same there.
+    """
+    require_unchanged(preloaded.files)
+    changed = difference(preloaded.environment, job.environment)
+    if changed:
+        raise UnfitError(f"it was started with another {', '.join(changed)}")
+    require_fit_directory(preloaded, job.directory, job.environment)
+    forget_template()
+    set_environment(job.environment)
+    try:
+        set_directory(job.directory, preloaded.base_path)
+    except OSError as error:
+        raise UnfitError(f"its working directory cannot be entered: {error.strerror}") from error
+
+
+def _run_in_helper(preloaded: Preloaded, job: Job, worker: socket.socket) -> None:
+    worker.close()
+    run_module(preloaded, job.module, job.arguments)
+
+
+def _tell_at_last(worker: socket.socket, reason: UnfitError | None) -> None:
+    _tell(worker, Ready() if reason is None else Refusal(reason.reason))
+    worker.close()
+
+
+def _tell(worker: socket.socket, message: Ready | Refusal) -> None:
+    try:
+        worker.send(encode(message))
+    except OSError:
+        # A worker that is gone needs not know; the flow run goes on without it.
+        return

@@ -1,0 +1,215 @@
+"""One template process, as its worker sees it."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+import attrs
+import trio
+
+from trioworker.infrastructure.process.warm.program import start
+from trioworker.infrastructure.process.warm.program.messages import (
+    FORK,
+    GO,
+    LARGEST_MESSAGE,
+    Born,
+    Job,
+    Message,
+    Ready,
+    Refusal,
+    decode,
+    encode_job,
+)
+from trioworker.process_group import ProcessGroup
+
+__all__ = ["Forked", "RefusedError", "Template"]
+
+_PROGRAM: Final = Path(start.__file__)
+
+_START_TIME: Final = 60.0
+"""Seconds within which Prefect is imported on any machine that can run it."""
+
+_FORK_TIME: Final = 10.0
+"""Seconds that a child may take to be ready; it needs a few milliseconds, and waits for those before it."""
+
+
+class RefusedError(Exception):
+    """A flow run has to be started otherwise; nothing of it has begun.
+
+    Attributes:
+        reason: why, as the part of a sentence after "because".
+        template_is_gone: whether another template might do it.
+    """
+
+    def __init__(self, reason: str, *, template_is_gone: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.template_is_gone = template_is_gone
+
+
+@attrs.frozen
+class Forked:
+    """A child that has begun.
+
+    Attributes:
+        group: the process group that it leads.
+        connection: on which it tells how it goes on to the engine; to be closed by whoever has this.
+    """
+
+    group: ProcessGroup
+    connection: trio.socket.SocketType
+
+    async def engine(self) -> Ready | Refusal | None:
+        """How it has gone on to the engine: by itself, or in a program of its own. None if it has ended before."""
+        message = await _receive(self.connection)
+        return message if isinstance(message, Ready | Refusal) else None
+
+
+class Template:
+    """A template process; `start` makes one. It ends by itself when its socket is closed."""
+
+    def __init__(self, group: ProcessGroup, control: trio.socket.SocketType) -> None:
+        self._group = group
+        self._control = control
+
+    @classmethod
+    async def start(
+        cls, python: str, modules: Sequence[str], environment: Mapping[str, str], *, stream_output: bool
+    ) -> Self:
+        """Start a template; it is not ready yet.
+
+        Args:
+            python: the interpreter.
+            modules: what it imports besides Prefect.
+            environment: its whole environment.
+            stream_output: whether its children write to the worker's standard output and error, or nowhere.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        output = None if stream_output else subprocess.DEVNULL
+        try:
+            with theirs:
+                group = await ProcessGroup.start(
+                    [python, str(_PROGRAM), str(theirs.fileno()), *modules],
+                    env=environment,
+                    # No settings of Prefect are found there, and no modules.
+                    cwd=_PROGRAM.parent,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[theirs.fileno()],
+                )
+        except BaseException:
+            ours.close()
+            raise
+        return cls(group, trio.socket.from_stdlib_socket(ours))
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._group.pid
+
+    async def wait_ready(self) -> None:
+        """Wait until everything is imported.
+
+        Raises:
+            RefusedError: it cannot be a template.
+        """
+        message: Message | None = None
+        with trio.move_on_after(_START_TIME):
+            message = await _receive(self._control)
+            if message is None:
+                raise RefusedError("its template has ended before it was ready", template_is_gone=True)
+        if isinstance(message, Refusal):
+            raise RefusedError(message.reason)
+        if message is None:
+            raise RefusedError(f"its template was not ready within {_START_TIME:g} s", template_is_gone=True)
+
+    async def fork(self, job: Job) -> Forked:
+        """Fork a child, and let it begin.
+
+        When it is cancelled, either nothing has begun or the child is returned nevertheless.
+
+        Raises:
+            RefusedError: it has not begun, and will not.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection = trio.socket.from_stdlib_socket(ours)
+        try:
+            # A child that nobody knows of could not be reaped.
+            with trio.move_on_after(_FORK_TIME, shield=True), theirs:
+                await self._ask_for_child(job, theirs)
+                theirs.close()
+                return Forked(await _begin(connection), connection)
+        except OSError as error:
+            connection.close()
+            raise RefusedError(
+                f"its template cannot be reached ({error.strerror})", template_is_gone=True
+            ) from error
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        raise RefusedError(f"it was not ready within {_FORK_TIME:g} s", template_is_gone=True)
+
+    async def _ask_for_child(self, job: Job, theirs: socket.socket) -> None:
+        document = os.memfd_create("flow-run", os.MFD_CLOEXEC)
+        try:
+            with open(document, "wb", closefd=False) as file:  # noqa: ASYNC230 - in memory
+                file.write(encode_job(job))
+            os.lseek(document, 0, os.SEEK_SET)
+            descriptors = array.array("i", [document, theirs.fileno()])
+            await self._control.sendmsg([FORK], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        finally:
+            os.close(document)
+
+    async def wait_ended(self) -> None:
+        """Wait until it has ended, for whatever reason."""
+        with suppress(ChildProcessError):
+            await self._group.wait()
+
+    async def end(self) -> None:
+        """End it; its children go on."""
+        self._control.close()
+        with suppress(ChildProcessError, TimeoutError):
+            await self._group.terminate(0)
+
+
+async def _begin(connection: trio.socket.SocketType) -> ProcessGroup:
+    born = await _receive(connection)
+    if isinstance(born, Refusal):
+        raise RefusedError(born.reason)
+    if not isinstance(born, Born):
+        raise RefusedError("its template has ended", template_is_gone=True)
+    group = ProcessGroup(born.pid)
+    begun = False
+    try:
+        answer = await _receive(connection)
+        if isinstance(answer, Refusal):
+            raise RefusedError(answer.reason, template_is_gone=answer.is_stale)
+        if not isinstance(answer, Ready):
+            raise RefusedError("it has ended before it was ready")
+        await connection.send(GO)
+        begun = True
+    finally:
+        if not begun:
+            with suppress(ChildProcessError, TimeoutError):
+                await group.terminate(0)  # noqa: ASYNC102 - it kills at once, and shields itself
+    return group
+
+
+async def _receive(connection: trio.socket.SocketType) -> Message | None:
+    """The next message; None if there is nobody who could send one."""
+    try:
+        data = await connection.recv(LARGEST_MESSAGE)
+    except ConnectionError:
+        return None
+    return decode(data) if data else None
