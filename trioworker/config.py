@@ -13,7 +13,7 @@ import attrs
 from trioworker.api.transport import TransportConfig, is_unicode
 from trioworker.errors import ConfigurationError
 from trioworker.flows.pool import TRIO_TYPE
-from trioworker.settings import Settings
+from trioworker.settings import Settings, is_module_name
 
 if TYPE_CHECKING:
     from trioworker.flows.declaration import FlowDeclarations
@@ -50,6 +50,8 @@ class OptionalWorkerOptions(TypedDict, total=False):
     drain_timeout: float
     kill_grace: float
     flush_timeout: float
+    warm_start: bool | None
+    preload: Sequence[str] | None
     settings: Settings
 
 
@@ -82,6 +84,9 @@ class WorkerConfig:
         drain_timeout: seconds that runs get to end by themselves when the worker stops.
         kill_grace: seconds between SIGTERM and SIGKILL for runs that did not.
         flush_timeout: seconds to tell the API, after that, what is left to tell.
+        warm_start: whether the processes of runs are forked from one that has Prefect imported, where that makes no
+            difference to them; None for `TRIOWORKER_WARM_START`, by default they are.
+        preload: the modules that are imported there besides; None for `TRIOWORKER_PRELOAD`.
         settings: Prefect's settings; by default those that this process finds.
 
     Raises:
@@ -103,6 +108,8 @@ class WorkerConfig:
     drain_timeout: float = 20.0
     kill_grace: float = 5.0
     flush_timeout: float = 3.0
+    warm_start: bool | None = None
+    preload: Sequence[str] | None = None
     settings: Settings = attrs.field(factory=Settings.load, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -118,6 +125,8 @@ class WorkerConfig:
             raise ConfigurationError(f"queues must be a list of names, not the text {self.queues!r}.")
         if not all(self.queues):
             raise ConfigurationError("The name of a work queue is empty.")
+        if isinstance(self.preload, str) or not all(map(is_module_name, self.preload or ())):
+            raise ConfigurationError(f"preload must be a list of names of modules, not {self.preload!r}.")
         self._check_numbers()
         if self.base_job_template is not None and (problem := template_problem(self.base_job_template)):
             raise ConfigurationError(f"The base job template {problem}")
@@ -184,6 +193,13 @@ class WorkerConfig:
         if self.prefetch_seconds is not None:
             return self.prefetch_seconds
         return self.settings.worker_prefetch_seconds
+
+    @property
+    def effective_settings(self) -> Settings:
+        """The settings, with what was told otherwise here."""
+        told = {"warm_start": self.warm_start, "preload": self.preload}
+        changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+        return attrs.evolve(self.settings, **changes) if changes else self.settings
 
     @property
     def cancellation_poll_seconds(self) -> float:

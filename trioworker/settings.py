@@ -91,9 +91,14 @@ def _flag(value: object) -> bool:
     raise _UnacceptableError("true or false")
 
 
+def is_module_name(name: str) -> bool:
+    """Whether a module can have that name."""
+    return all(part.isidentifier() for part in name.split("."))
+
+
 def _modules(value: object) -> tuple[str, ...]:
     names = tuple(str(value).replace(",", " ").split())
-    if all(part.isidentifier() for name in names for part in name.split(".")):
+    if all(map(is_module_name, names)):
         return names
     raise _UnacceptableError("the names of modules, with commas between them")
 

@@ -30,7 +30,7 @@ def _real_api(config: WorkerConfig, condition: Condition) -> AbstractAsyncContex
 
 def _installed_infrastructure(worker_type: str, config: WorkerConfig) -> Infrastructure[Any]:
     try:
-        infrastructure = make_infrastructure(worker_type, config.settings, config.kill_grace)
+        infrastructure = make_infrastructure(worker_type, config.effective_settings, config.kill_grace)
     except BrokenKindError as error:
         raise WorkerRefusedError(str(error)) from error
     if infrastructure is None:

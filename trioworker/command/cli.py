@@ -173,6 +173,18 @@ def trioworker() -> None:
     help="Time between SIGTERM and SIGKILL for flow runs that are cut off.  [default: 5]",
 )
 @click.option(
+    "--warm-start/--no-warm-start",
+    default=None,
+    help="Whether flow runs start from a process that has Prefect imported.  [default: warm]",
+)
+@click.option(
+    "--preload",
+    metavar="MODULE",
+    multiple=True,
+    callback=lambda _context, _option, modules: modules or None,
+    help="Module to import there too; may be repeated.  [default: TRIOWORKER_PRELOAD]",
+)
+@click.option(
     "--log-format",
     type=click.Choice(("text", "json"), case_sensitive=False),
     help="Text for people, or all lines on standard error as JSON.  [default: TRIOWORKER_LOG_FORMAT, or text]",

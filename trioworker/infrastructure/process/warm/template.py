@@ -46,12 +46,14 @@ class RefusedError(Exception):
     Attributes:
         reason: why, as the part of a sentence after "because".
         template_is_gone: whether another template might do it.
+        is_mistake: whether somebody should hear of it, because it was asked for and cannot be had.
     """
 
-    def __init__(self, reason: str, *, template_is_gone: bool = False) -> None:
+    def __init__(self, reason: str, *, template_is_gone: bool = False, is_mistake: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.template_is_gone = template_is_gone
+        self.is_mistake = is_mistake
 
 
 @attrs.frozen
@@ -129,7 +131,7 @@ class Template:
             if message is None:
                 raise RefusedError("its template has ended before it was ready", template_is_gone=True)
         if isinstance(message, Refusal):
-            raise RefusedError(message.reason)
+            raise RefusedError(message.reason, is_mistake=message.is_mistake)
         if message is None:
             raise RefusedError(f"its template was not ready within {_START_TIME:g} s", template_is_gone=True)
 
@@ -161,11 +163,9 @@ class Template:
         raise RefusedError(f"it was not ready within {_FORK_TIME:g} s", template_is_gone=True)
 
     async def _ask_for_child(self, job: Job, theirs: socket.socket) -> None:
-        document = os.memfd_create("flow-run", os.MFD_CLOEXEC)
+        # In a file, since a message has no room for a large environment.
+        document = _in_memory(encode_job(job))
         try:
-            with open(document, "wb", closefd=False) as file:  # noqa: ASYNC230 - in memory
-                file.write(encode_job(job))
-            os.lseek(document, 0, os.SEEK_SET)
             descriptors = array.array("i", [document, theirs.fileno()])
             await self._control.sendmsg([FORK], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         finally:
@@ -181,6 +181,15 @@ class Template:
         self._control.close()
         with suppress(ChildProcessError, TimeoutError):
             await self._group.terminate(0)
+
+
+def _in_memory(data: bytes) -> int:
+    """The descriptor of a file that is nowhere else, to be read from its beginning."""
+    descriptor = os.memfd_create("flow-run", os.MFD_CLOEXEC)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 async def _begin(connection: trio.socket.SocketType) -> ProcessGroup:

@@ -181,6 +181,8 @@ class Templates:
     def _refuse(self, key: _Key, kept: _Kept, error: RefusedError) -> None:
         kept.refused = error
         kept.ready.set()
+        if error.is_mistake:
+            _logger.warning("Flow runs start without a template, which takes longer: %s", error.reason)
         if error.template_is_gone:
             self._let_go(key, kept)
 

@@ -44,10 +44,12 @@ class Refusal(NamedTuple):
     Attributes:
         reason: why, as the part of a sentence after "because".
         is_stale: whether another template could do what this one cannot, because something has changed since.
+        is_mistake: whether somebody should hear of it, because it was asked for and cannot be had.
     """
 
     reason: str
     is_stale: bool = False
+    is_mistake: bool = False
 
 
 class Job(NamedTuple):

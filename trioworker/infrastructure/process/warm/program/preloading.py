@@ -9,7 +9,6 @@ import os
 import runpy
 import sys
 import sysconfig
-import traceback
 from collections.abc import Sequence
 from types import CodeType
 from typing import Any, NamedTuple
@@ -111,10 +110,10 @@ def _import_for_user(name: str) -> None:
     try:
         importlib.import_module(name)
     except Exception as error:
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
         raise UnfitError(
-            f"the module {name!r}, which is to be preloaded, cannot be imported ({reason})"
+            f"the module {name!r}, which is to be preloaded, cannot be imported in {sys.executable}"
+            f" ({type(error).__name__}: {error})",
+            is_mistake=True,
         ) from error
 
 

@@ -41,7 +41,7 @@ def main(control_descriptor: int, modules: Sequence[str]) -> int:
         fork = sibling_maker()
         preloaded = preload(modules)
     except UnfitError as reason:
-        control.send(encode(Refusal(reason.reason)))
+        control.send(encode(_refusal(reason)))
         return 0
     control.send(encode(Ready()))
     child = _serve(control, fork)
@@ -79,7 +79,7 @@ def _live(preloaded: Preloaded, job_descriptor: int, worker: socket.socket) -> N
     try:
         _begin(preloaded, job)
     except UnfitError as reason:
-        worker.send(encode(Refusal(reason.reason, reason.is_stale)))
+        worker.send(encode(_refusal(reason)))
         os._exit(0)
     worker.send(encode(Ready()))
     if worker.recv(LARGEST_MESSAGE) != GO:
@@ -118,8 +118,12 @@ def _run_in_helper(preloaded: Preloaded, job: Job, worker: socket.socket) -> Non
 
 
 def _tell_at_last(worker: socket.socket, reason: UnfitError | None) -> None:
-    _tell(worker, Ready() if reason is None else Refusal(reason.reason))
+    _tell(worker, Ready() if reason is None else _refusal(reason))
     worker.close()
+
+
+def _refusal(error: UnfitError) -> Refusal:
+    return Refusal(error.reason, error.is_stale, error.is_mistake)
 
 
 def _tell(worker: socket.socket, message: Ready | Refusal) -> None:
