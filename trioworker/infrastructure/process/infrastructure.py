@@ -34,6 +34,7 @@ from trioworker.infrastructure.process.start import group_errors_explained, star
 from trioworker.infrastructure.process.supervisor import supervise
 from trioworker.infrastructure.process.template import DEFAULT_BASE_JOB_TEMPLATE
 from trioworker.infrastructure.process.warm.program.messages import Job
+from trioworker.infrastructure.process.warm.template import RefusedError, command_without_template
 from trioworker.infrastructure.process.warm.templates import Templates
 from trioworker.infrastructure.process.workspace import Workspace, open_directories
 from trioworker.infrastructure.protocol import (
@@ -172,16 +173,16 @@ class ProcessInfrastructure:
 
     async def _start(self, job: ProcessJob, environment: Mapping[str, str]) -> ProcessGroup:
         """Start the process of a run: from a template if possible, otherwise fresh."""
-        directory = job.opened_workspace.root
+        directory, command = job.opened_workspace.root, job.opened_command
         if job.module is not None and self._templates is not None:
-            forked = await self._templates.fork(
-                Job(job.module.name, [*job.module.arguments], str(directory), {**environment}),
-                stream_output=job.stream_output,
-            )
-            if forked is not None:
-                return forked
+            forked = Job(job.module.name, [*job.module.arguments], str(directory), {**environment})
+            try:
+                return await self._templates.fork(forked, stream_output=job.stream_output)
+            except RefusedError as refused:
+                if refused.no_template:
+                    command = command_without_template(self._python, job.module.name, job.module.arguments)
         return await start_process(
-            job.opened_command,
+            command,
             origin=job.origin,
             environment=environment,
             directory=directory,

@@ -29,7 +29,7 @@ from trioworker.infrastructure.process.warm.program.messages import (
 )
 from trioworker.process_group import ProcessGroup
 
-__all__ = ["Forked", "RefusedError", "Template"]
+__all__ = ["Forked", "RefusedError", "Template", "command_without_template"]
 
 _PROGRAM: Final = Path(start.__file__)
 
@@ -40,20 +40,31 @@ _FORK_TIME: Final = 10.0
 """Seconds that a child may take to be ready; it needs a few milliseconds, and waits for those before it."""
 
 
+def command_without_template(python: str, module: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    """The command that executes a module of Prefect faster than `python -m` does, where nothing can be forked."""
+    return (python, str(_PROGRAM), "alone", module, *arguments)
+
+
 class RefusedError(Exception):
     """A flow run has to be started otherwise; nothing of it has begun.
 
     Attributes:
         reason: why, as the part of a sentence after "because".
         template_is_gone: whether another template might do it.
-        is_mistake: whether somebody should hear of it, because it was asked for and cannot be had.
+        no_template: whether there can be none, because nothing can be forked here.
     """
 
-    def __init__(self, reason: str, *, template_is_gone: bool = False, is_mistake: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        template_is_gone: bool = False,
+        no_template: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.template_is_gone = template_is_gone
-        self.is_mistake = is_mistake
+        self.no_template = no_template
 
 
 @attrs.frozen
@@ -101,7 +112,7 @@ class Template:
         try:
             with theirs:
                 group = await ProcessGroup.start(
-                    [python, str(_PROGRAM), str(theirs.fileno()), *modules],
+                    [python, str(_PROGRAM), "template", str(theirs.fileno()), *modules],
                     env=environment,
                     # No settings of Prefect are found there, and no modules.
                     cwd=_PROGRAM.parent,
@@ -119,8 +130,11 @@ class Template:
         """Its process id."""
         return self._group.pid
 
-    async def wait_ready(self) -> None:
+    async def wait_ready(self) -> Sequence[str]:
         """Wait until everything is imported.
+
+        Returns:
+            What somebody should hear of: what was to be preloaded and could not be.
 
         Raises:
             RefusedError: it cannot be a template.
@@ -131,9 +145,10 @@ class Template:
             if message is None:
                 raise RefusedError("its template has ended before it was ready", template_is_gone=True)
         if isinstance(message, Refusal):
-            raise RefusedError(message.reason, is_mistake=message.is_mistake)
-        if message is None:
+            raise RefusedError(message.reason, no_template=True)
+        if not isinstance(message, Ready):
             raise RefusedError(f"its template was not ready within {_START_TIME:g} s", template_is_gone=True)
+        return message.problems
 
     async def fork(self, job: Job) -> Forked:
         """Fork a child, and let it begin.

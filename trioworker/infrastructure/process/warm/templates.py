@@ -89,18 +89,21 @@ class Templates:
                 self._nursery = None
                 nursery.cancel_scope.cancel()
 
-    async def fork(self, job: Job, *, stream_output: bool) -> ProcessGroup | None:
-        """Start a flow run from a template; None if it is to be started otherwise, which is told to the log.
+    async def fork(self, job: Job, *, stream_output: bool) -> ProcessGroup:
+        """Start a flow run from a template.
 
         Args:
             job: what is to be executed.
             stream_output: whether it writes to the worker's standard output and error, or nowhere.
+
+        Raises:
+            RefusedError: it is to be started otherwise, as the log was told.
         """
         try:
             forked, template = await self._fork(job, stream_output=stream_output)
         except RefusedError as error:
             _logger.debug("A fresh process is started for %s, because %s", _name(job), error.reason)
-            return None
+            raise
         pid = forked.group.pid
         _logger.debug("Process %d for %s was forked from template %d", pid, _name(job), template.pid)
         if self._nursery is None:
@@ -165,12 +168,14 @@ class Templates:
             return
         try:
             try:
-                await template.wait_ready()
+                problems = await template.wait_ready()
             except RefusedError as error:
                 self._refuse(key, kept, error)
             else:
                 kept.template = template
                 kept.ready.set()
+                for problem in problems:
+                    _logger.warning("%s", problem)
             await self._use(kept, template)
         finally:
             self._let_go(key, kept)
@@ -181,8 +186,6 @@ class Templates:
     def _refuse(self, key: _Key, kept: _Kept, error: RefusedError) -> None:
         kept.refused = error
         kept.ready.set()
-        if error.is_mistake:
-            _logger.warning("Flow runs start without a template, which takes longer: %s", error.reason)
         if error.template_is_gone:
             self._let_go(key, kept)
 

@@ -17,6 +17,7 @@ otherwise: nobody else has begun it, nor ever will.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 FORK = b"fork"
@@ -29,7 +30,13 @@ _LONGEST_REASON = 2000
 
 
 class Ready(NamedTuple):
-    """It can go on."""
+    """It can go on.
+
+    Attributes:
+        problems: what somebody should hear of, all the same.
+    """
+
+    problems: Sequence[str] = ()
 
 
 class Born(NamedTuple):
@@ -44,12 +51,10 @@ class Refusal(NamedTuple):
     Attributes:
         reason: why, as the part of a sentence after "because".
         is_stale: whether another template could do what this one cannot, because something has changed since.
-        is_mistake: whether somebody should hear of it, because it was asked for and cannot be had.
     """
 
     reason: str
     is_stale: bool = False
-    is_mistake: bool = False
 
 
 class Job(NamedTuple):

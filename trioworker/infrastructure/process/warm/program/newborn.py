@@ -6,12 +6,12 @@ what environment, under which name. Each such note is written anew here. What ca
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import logging
 import multiprocessing
 import multiprocessing.process
 import os
-import random
 import sys
 import tempfile
 import threading
@@ -61,10 +61,13 @@ def forget_template() -> None:
     # Python's own note of the fork keeps the number of the template's thread.
     main_thread: Any = threading.main_thread()
     main_thread._set_native_id()  # noqa: SLF001
-    random.seed()
+    _seed("random")
     multiprocessing.current_process().authkey = os.urandom(32)
     logging._startTime = _moment(logging._startTime)  # type: ignore[attr-defined] # noqa: SLF001
-    _seed_numpy()
+    _seed("numpy.random")
+    trio_chance = getattr(sys.modules.get("trio._core._run"), "_r", None)
+    if trio_chance is not None:
+        trio_chance.seed()
 
 
 def note_surroundings() -> None:
@@ -99,9 +102,10 @@ def run_as_main(program: Program) -> None:
         __loader__=program.spec.loader,
         __package__=program.spec.parent,
         __spec__=program.spec,
-        __builtins__=__builtins__,
+        __builtins__=builtins,
     )
-    sys.modules["__main__"] = main
+    # The second name is that by which `multiprocessing` knows it.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
     exec(program.code, vars(main))  # noqa: S102 - the code of Prefect's own program
 
 
@@ -110,10 +114,10 @@ def _moment(noted: float) -> float:
     return time.time_ns() if isinstance(noted, int) else time.time()
 
 
-def _seed_numpy() -> None:
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+def _seed(module: str) -> None:
+    loaded: Any = sys.modules.get(module)
+    if loaded is not None:
+        loaded.seed()
 
 
 def _set(module: str, name: str, value: object) -> None:

@@ -54,12 +54,14 @@ class Preloaded(NamedTuple):
         environment: at the start.
         base_path: where modules are looked for after the directories that environment or program add.
         files: how everything that was imported, and Prefect's own configuration, looked.
+        problems: what of all that was wished for is not there.
     """
 
     programs: dict[str, Program]
     environment: dict[str, str]
     base_path: list[str]
     files: Fingerprint
+    problems: list[str]
 
 
 def preload(modules: Sequence[str]) -> Preloaded:
@@ -74,8 +76,7 @@ def preload(modules: Sequence[str]) -> Preloaded:
     gc.disable()
     contexts = ReadyContexts()
     programs = _import_prefect()
-    for name in modules:
-        _import_for_user(name)
+    problems = [problem for problem in map(_import_for_user, modules) if problem]
     settings = _require_known_prefect()
     contexts.make_ready()
     files = fingerprint([*imported_files(), *settings, *filter(None, [contexts.authorities])])
@@ -87,12 +88,12 @@ def preload(modules: Sequence[str]) -> Preloaded:
     _require_single_thread()
     if sys.gettrace() is not None or sys.getprofile() is not None:
         raise UnfitError("this interpreter traces what it executes")
-    return Preloaded(programs, environment, base_path, files)
+    return Preloaded(programs, environment, base_path, files, problems)
 
 
 def _import_prefect() -> dict[str, Program]:
     try:
-        programs = {name: _program(name) for name in (ENGINE, SUPERVISOR)}
+        programs = {name: program_of(name) for name in (ENGINE, SUPERVISOR)}
         for name in _NEEDED_LATER:
             importlib.import_module(name)
     except ImportError as error:
@@ -100,21 +101,25 @@ def _import_prefect() -> dict[str, Program]:
     return programs
 
 
-def _program(name: str) -> Program:
+def program_of(name: str) -> Program:
+    """A module that is to be run.
+
+    Raises:
+        ImportError: there is none.
+    """
     # As `python -m` does it, and as early: it warns of modules that were imported before they are run.
     _, spec, code = runpy._get_module_details(name)  # type: ignore[attr-defined]  # noqa: SLF001
     return Program(spec, code)
 
 
-def _import_for_user(name: str) -> None:
+def _import_for_user(name: str) -> str | None:
+    """Import a module that somebody wants to be imported; what has become of that, if it did not work."""
     try:
         importlib.import_module(name)
-    except Exception as error:
-        raise UnfitError(
-            f"the module {name!r}, which is to be preloaded, cannot be imported in {sys.executable}"
-            f" ({type(error).__name__}: {error})",
-            is_mistake=True,
-        ) from error
+    except Exception as error:  # noqa: BLE001 - whatever the module does on import
+        reason = f"{type(error).__name__}: {error}"
+        return f"Module {name!r} is not preloaded: it cannot be imported in {sys.executable} ({reason})"
+    return None
 
 
 def _require_known_prefect() -> list[str]:

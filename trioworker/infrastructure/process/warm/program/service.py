@@ -25,17 +25,17 @@ from .stages import become_engine, prepare, require_fit_directory, run_module
 from .unfit import UnfitError
 
 
-def main(control_descriptor: int, modules: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Serve until the worker is gone, in the template; execute a flow run, in a child.
 
     Args:
-        control_descriptor: the socket to the worker.
-        modules: what to import besides Prefect.
+        arguments: the descriptor of the socket to the worker, and the modules to import besides Prefect.
 
     Returns:
         The exit status.
     """
-    control = socket.socket(fileno=control_descriptor)
+    descriptor, *modules = arguments
+    control = socket.socket(fileno=int(descriptor))
     control.set_inheritable(False)
     try:
         fork = sibling_maker()
@@ -43,7 +43,7 @@ def main(control_descriptor: int, modules: Sequence[str]) -> int:
     except UnfitError as reason:
         control.send(encode(_refusal(reason)))
         return 0
-    control.send(encode(Ready()))
+    control.send(encode(Ready(preloaded.problems)))
     child = _serve(control, fork)
     if child is not None:
         _live(preloaded, *child)
@@ -123,7 +123,7 @@ def _tell_at_last(worker: socket.socket, reason: UnfitError | None) -> None:
 
 
 def _refusal(error: UnfitError) -> Refusal:
-    return Refusal(error.reason, error.is_stale, error.is_mistake)
+    return Refusal(error.reason, error.is_stale)
 
 
 def _tell(worker: socket.socket, message: Ready | Refusal) -> None:

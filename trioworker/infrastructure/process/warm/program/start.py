@@ -1,6 +1,7 @@
-"""Where a template process starts: gives the package that this file is in a name of its own, and enters it.
+"""Where all of it starts: gives the package that this file is in a name of its own, and enters it.
 
-    start.py CONTROL_DESCRIPTOR MODULE...
+    start.py template CONTROL_DESCRIPTOR MODULE...
+    start.py alone MODULE ARGUMENT...
 
 Imported by its path, the package needs no entry in `sys.path`, where a flow's own modules might find its files.
 """
@@ -22,8 +23,9 @@ def _enter() -> int:
     package = importlib.util.module_from_spec(spec)
     sys.modules[_NAME] = package
     spec.loader.exec_module(package)
-    main = importlib.import_module(f"{_NAME}.service").main
-    status: int = main(int(sys.argv[1]), sys.argv[2:])
+    kind, *arguments = sys.argv[1:]
+    program = {"template": "service", "alone": "alone"}[kind]
+    status: int = importlib.import_module(f"{_NAME}.{program}").main(arguments)
     return status
 
 

@@ -9,11 +9,9 @@ class UnfitError(Exception):
     Args:
         reason: why, as the part of a sentence after "because".
         is_stale: whether another template would do, because something has changed since this one was made.
-        is_mistake: whether somebody should hear of it, because it was asked for and cannot be had.
     """
 
-    def __init__(self, reason: str, *, is_stale: bool = False, is_mistake: bool = False) -> None:
+    def __init__(self, reason: str, *, is_stale: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_stale = is_stale
-        self.is_mistake = is_mistake
