@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 
 import attrs
 import httpx
@@ -11,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from trioworker.api.ceiling import PATIENCE_SECONDS, STEP_SECONDS, Ceiling
+from trioworker.api.ceiling import PATIENCE_SECONDS, QUIET_PATIENCE_SECONDS, STEP_SECONDS, Ceiling
 from trioworker.api.condition import Condition
 from trioworker.api.errors import APIUnavailableError
 from trioworker.api.transport import Transport, TransportConfig
@@ -128,6 +129,34 @@ async def test_those_that_wait_behind_one_that_is_stuck_do_not_go_all_at_once(au
     ceiling = Ceiling(2)
     async with ceiling.place(), ceiling.place():
         assert await at_once(ceiling) == 2
+
+
+async def test_request_that_cannot_bear_others_goes_alone_and_after_them(autojump_clock: Clock) -> None:
+    ceiling = Ceiling(4)
+    went: list[tuple[str, float]] = []
+
+    async def request(name: str, *, alone: bool) -> None:
+        async with ceiling.place(alone=alone):
+            went.append((name, trio.current_time() - start))
+            await trio.sleep(0.1)
+
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(request, "first", alone=True))
+        await trio.sleep(0.05)
+        nursery.start_soon(partial(request, "second", alone=True))
+        await trio.sleep(0.01)
+        nursery.start_soon(partial(request, "other", alone=False))
+    assert went == [("first", 0), ("other", pytest.approx(0.1)), ("second", pytest.approx(0.2))]
+
+
+async def test_request_that_finds_no_quiet_moment_goes_all_the_same(autojump_clock: Clock) -> None:
+    ceiling = Ceiling(4)
+    start = trio.current_time()
+    async with ceiling.place(), ceiling.place(alone=True):
+        assert trio.current_time() == start + QUIET_PATIENCE_SECONDS
+        async with ceiling.place():
+            assert trio.current_time() == start + QUIET_PATIENCE_SECONDS
 
 
 async def test_none_goes_while_the_server_wants_to_be_left_alone(autojump_clock: Clock) -> None:

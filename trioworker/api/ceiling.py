@@ -14,6 +14,9 @@ STEP_SECONDS = 5.0
 # Rather than wait for ever behind requests that are stuck, others go after so many seconds as if these were over.
 PATIENCE_SECONDS = 10.0
 
+# For so long a request that cannot bear others waits for a moment without any.
+QUIET_PATIENCE_SECONDS = 10.0
+
 
 class Ceiling:
     """A number of requests that is halved when the server turns one away, and grows by one while it does not.
@@ -33,7 +36,9 @@ class Ceiling:
         self._closed_until = -math.inf
         # When each of them began, the oldest first; those that are stuck do not count any more.
         self._under_way: dict[object, float] = {}
+        self._alone: object = None
         self._waiting: dict[object, trio.Event] = {}
+        self._waiting_for_quiet: dict[object, trio.Event] = {}
 
     @property
     def height(self) -> int:
@@ -57,27 +62,34 @@ class Ceiling:
         self._closed_until = max(self._closed_until, trio.current_time() + seconds)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Wait until a request may go, whoever came first first, and let it be under way in the block."""
+    async def place(self, *, alone: bool = False) -> AsyncIterator[None]:
+        """Wait until a request may go, whoever came first first, and let it be under way in the block.
+
+        Args:
+            alone: whether it would fail if another one went at the same moment. It waits for a quiet one, after all
+                others, though no longer than `QUIET_PATIENCE_SECONDS`, and keeps others waiting meanwhile.
+        """
         request = object()
-        await self._enter(request)
+        if alone:
+            with trio.move_on_after(QUIET_PATIENCE_SECONDS):
+                await self._enter(request, self._waiting_for_quiet)
+        if request not in self._under_way:
+            await self._enter(request, self._waiting)
         try:
             yield
         finally:
             self._leave(request)
 
-    async def _enter(self, request: object) -> None:
-        if not self._waiting and self._has_room():
-            self._under_way[request] = trio.current_time()
-            return
-        turn = self._waiting[request] = trio.Event()
+    async def _enter(self, request: object, queue: dict[object, trio.Event]) -> None:
+        turn = queue[request] = trio.Event()
+        self._admit()
         try:
             while not turn.is_set():
                 with trio.move_on_at(self._next_chance()):
                     await turn.wait()
                 self._admit()
         except BaseException:
-            self._waiting.pop(request, None)
+            queue.pop(request, None)
             self._leave(request)
             raise
 
@@ -87,15 +99,23 @@ class Ceiling:
 
     def _admit(self) -> None:
         while self._waiting and self._has_room():
-            request = next(iter(self._waiting))
-            self._under_way[request] = trio.current_time()
-            self._waiting.pop(request).set()
+            self._let_in(self._waiting)
+        if self._waiting_for_quiet and not self._waiting and self._has_room() and not self._under_way:
+            self._alone = self._let_in(self._waiting_for_quiet)
+
+    def _let_in(self, queue: dict[object, trio.Event]) -> object:
+        request = next(iter(queue))
+        self._under_way[request] = trio.current_time()
+        queue.pop(request).set()
+        return request
 
     def _has_room(self) -> bool:
         now = trio.current_time()
         while self._under_way and self._began_first() + PATIENCE_SECONDS <= now:
             del self._under_way[next(iter(self._under_way))]
-        return now >= self._closed_until and len(self._under_way) < self.height
+        if now < self._closed_until or self._alone in self._under_way:
+            return False
+        return len(self._under_way) < self.height
 
     def _next_chance(self) -> float:
         """When there may be room though nobody leaves."""

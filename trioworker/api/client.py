@@ -509,7 +509,8 @@ class PrefectClient:
 
     async def update_flow_run_labels(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
         """See `PrefectAPI.update_flow_run_labels`."""
-        await self._send("PATCH", f"flow_runs/{flow_run_id}/labels", dict(labels))
+        # On SQLite the server fails at it if anything is written between its reading the labels and writing them.
+        await self._send("PATCH", f"flow_runs/{flow_run_id}/labels", dict(labels), alone=True)
 
     async def renew_concurrency_lease(self, lease_id: UUID, lease_seconds: float) -> None:
         """See `PrefectAPI.renew_concurrency_lease`."""
@@ -679,8 +680,10 @@ class PrefectClient:
             repeat=repeat,
         )
 
-    async def _send(self, method: str, path: str, body: Any, *, vital: bool = False) -> None:
-        await self._transport.request(method, path, body, lambda _: None, vital=vital)
+    async def _send(
+        self, method: str, path: str, body: Any, *, vital: bool = False, alone: bool = False
+    ) -> None:
+        await self._transport.request(method, path, body, lambda _: None, vital=vital, alone=alone)
 
 
 def _entries(request: str, entries: Sequence[Event] | Sequence[LogLine]) -> list[dict[str, Any]]:

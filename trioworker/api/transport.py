@@ -198,6 +198,7 @@ class Transport:
         read: Callable[[Any], T] = _as_it_is,
         *,
         vital: bool = True,
+        alone: bool = False,
         as_text: bool = False,
         repeat: bool = True,
     ) -> T:
@@ -211,6 +212,7 @@ class Transport:
             vital: whether it is one of those by which the worker lives. They alone tell of the condition of the
                 API, since they come regularly and concern no single object; and they never queue behind others.
                 Of the rest, no more are under way at once than the server copes with; see `Ceiling`.
+            alone: whether a change fails that meets with another one, and has the time to wait for a quiet moment.
             as_text: whether the answer is to be read as it stands, and not as JSON.
             repeat: whether it may be repeated; False if nobody can tell what that would do.
 
@@ -225,7 +227,9 @@ class Transport:
         while True:
             attempt += 1
             try:
-                return await self._attempt(method, path, body, read, vital=vital, as_text=as_text)
+                return await self._attempt(
+                    method, path, body, read, vital=vital, alone=alone, as_text=as_text
+                )
             except APIUnavailableError as error:
                 if not repeat or attempt > self._config.max_retries:
                     raise
@@ -246,10 +250,11 @@ class Transport:
         read: Callable[[Any], T],
         *,
         vital: bool,
+        alone: bool,
         as_text: bool,
     ) -> T:
         if not vital:
-            changing = self._changes.place() if method != "GET" else nullcontext()
+            changing = self._changes.place(alone=alone) if method != "GET" else nullcontext()
             async with changing, self._requests.place():
                 return read(await self._exchange(method, path, body, as_text=as_text))
         try:
