@@ -81,8 +81,9 @@ class Forked:
 
     async def engine(self) -> Ready | Refusal | None:
         """How it has gone on to the engine: by itself, or in a program of its own. None if it has ended before."""
-        message = await _receive(self.connection)
-        return message if isinstance(message, Ready | Refusal) else None
+        with suppress(RefusedError):
+            return await _receive_from_born(self.connection)
+        return None
 
 
 class Template:
@@ -158,24 +159,41 @@ class Template:
         Raises:
             RefusedError: it has not begun, and will not.
         """
+        try:
+            return await self._fork(job)
+        except OSError as error:
+            raise RefusedError(
+                f"its template cannot be reached ({error.strerror})", template_is_gone=True
+            ) from error
+
+    async def _fork(self, job: Job) -> Forked:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection = trio.socket.from_stdlib_socket(ours)
+        group: ProcessGroup | None = None
         try:
             # A child that nobody knows of could not be reaped.
             with trio.move_on_after(_FORK_TIME, shield=True), theirs:
                 await self._ask_for_child(job, theirs)
                 theirs.close()
-                return Forked(await _begin(connection), connection)
-        except OSError as error:
-            connection.close()
-            raise RefusedError(
-                f"its template cannot be reached ({error.strerror})", template_is_gone=True
-            ) from error
+                group = await _born(connection)
+                await _let_begin(connection)
+                return Forked(group, connection)
+            group = group or await self._born_in_the_end(connection)
+            raise RefusedError(f"it was not ready within {_FORK_TIME:g} s", template_is_gone=True)  # noqa: TRY301
         except BaseException:
+            # A child that leads no group yet cannot be killed as one, but ends by itself when nobody is there.
             connection.close()
+            if group is not None:
+                with suppress(ChildProcessError, TimeoutError):
+                    await group.terminate(0)  # noqa: ASYNC102 - it kills at once, and shields itself
             raise
-        connection.close()
-        raise RefusedError(f"it was not ready within {_FORK_TIME:g} s", template_is_gone=True)
+
+    async def _born_in_the_end(self, connection: trio.socket.SocketType) -> ProcessGroup | None:
+        """The child that may have come of it after all, which is certain once the template is killed."""
+        with trio.move_on_after(_FORK_TIME, shield=True), suppress(ChildProcessError, RefusedError):
+            self._group.kill()
+            return await _born(connection)
+        return None
 
     async def _ask_for_child(self, job: Job, theirs: socket.socket) -> None:
         # In a file, since a message has no room for a large environment.
@@ -196,6 +214,17 @@ class Template:
         self._control.close()
         with suppress(ChildProcessError, TimeoutError):
             await self._group.terminate(0)
+            _reap_members(self.pid)
+
+
+def _reap_members(group: int) -> None:
+    """Reap children that were killed with a template's group, before they could leave it or say that they are there.
+
+    Raises:
+        ChildProcessError: no more of them are left.
+    """
+    while os.waitpid(-group, os.WNOHANG)[0]:
+        continue
 
 
 def _in_memory(data: bytes) -> int:
@@ -207,27 +236,32 @@ def _in_memory(data: bytes) -> int:
     return descriptor
 
 
-async def _begin(connection: trio.socket.SocketType) -> ProcessGroup:
+async def _born(connection: trio.socket.SocketType) -> ProcessGroup:
+    """The child, as soon as there is one."""
     born = await _receive(connection)
     if isinstance(born, Refusal):
         raise RefusedError(born.reason)
     if not isinstance(born, Born):
         raise RefusedError("its template has ended", template_is_gone=True)
-    group = ProcessGroup(born.pid)
-    begun = False
-    try:
-        answer = await _receive(connection)
-        if isinstance(answer, Refusal):
-            raise RefusedError(answer.reason, template_is_gone=answer.is_stale)
-        if not isinstance(answer, Ready):
-            raise RefusedError("it has ended before it was ready")
-        await connection.send(GO)
-        begun = True
-    finally:
-        if not begun:
-            with suppress(ChildProcessError, TimeoutError):
-                await group.terminate(0)  # noqa: ASYNC102 - it kills at once, and shields itself
-    return group
+    return ProcessGroup(born.pid)
+
+
+async def _let_begin(connection: trio.socket.SocketType) -> None:
+    """Wait until a child is ready, and have it begin."""
+    answer = await _receive_from_born(connection)
+    if isinstance(answer, Refusal):
+        raise RefusedError(answer.reason, template_is_gone=answer.is_stale)
+    if not isinstance(answer, Ready):
+        raise RefusedError("it has ended before it was ready")
+    await connection.send(GO)
+
+
+async def _receive_from_born(connection: trio.socket.SocketType) -> Ready | Refusal | None:
+    """The next message of a child whose birth may be told once more."""
+    message = await _receive(connection)
+    while isinstance(message, Born):
+        message = await _receive(connection)
+    return message
 
 
 async def _receive(connection: trio.socket.SocketType) -> Message | None:
@@ -236,4 +270,7 @@ async def _receive(connection: trio.socket.SocketType) -> Message | None:
         data = await connection.recv(LARGEST_MESSAGE)
     except ConnectionError:
         return None
-    return decode(data) if data else None
+    try:
+        return decode(data) if data else None
+    except ValueError as error:
+        raise RefusedError(f"it cannot be understood ({error})") from error

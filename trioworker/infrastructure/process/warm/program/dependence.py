@@ -149,7 +149,7 @@ def require_nothing_shadowed(directories: Iterable[str]) -> None:
     """
     imported = {name.partition(".")[0] for name in sys.modules} | {"sitecustomize", "usercustomize"}
     for directory in directories:
-        if not Path(directory).is_dir():
+        if not os.path.isdir(directory):  # noqa: PTH112 - that of `Path` raises if it may not look
             if os.path.lexists(directory):
                 raise UnfitError(f"modules are to be imported from {directory}, which is no directory")
             continue
@@ -160,13 +160,17 @@ def require_nothing_shadowed(directories: Iterable[str]) -> None:
 
 
 def _modules_in(directory: str) -> list[str]:
+    # Where it may not look, Python finds no modules, and goes on.
+    try:
+        entries = os.listdir(directory)  # noqa: PTH208
+    except OSError:
+        return []
     found: list[str] = []
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            name, dot, _ = entry.name.partition(".")
-            is_module = bool(dot) and entry.name.endswith((".py", ".pyc", ".so"))
-            if is_module or Path(entry.path, "__init__.py").is_file():
-                found.append(name)
+    for entry in entries:
+        name, dot, _ = entry.partition(".")
+        is_module = bool(dot) and entry.endswith((".py", ".pyc", ".so"))
+        if is_module or os.path.isfile(f"{directory}/{entry}/__init__.py"):  # noqa: PTH113
+            found.append(name)
     return found
 
 

@@ -5,8 +5,8 @@ child has one of its own until it has begun to execute its flow run:
 
     template -> worker: Ready, or Refusal if it cannot be a template
     worker -> template: FORK, with two descriptors: a file with the Job, and the child's socket
-    template -> worker, on the child's socket: Refusal if it cannot be forked
-    child -> worker: Born, then Ready or Refusal
+    template -> worker, on the child's socket: Born, or Refusal if it cannot be forked
+    child -> worker: Born too, since either may be killed before it can tell; then Ready or Refusal
     worker -> child: GO; if it hears nothing, the child ends before it has done anything
     child -> worker: how it goes on to the engine of the flow run: Ready in itself, Refusal in a program of its own
 
@@ -23,10 +23,10 @@ from typing import NamedTuple
 FORK = b"fork"
 GO = b"go"
 
-LARGEST_MESSAGE = 16384
+LARGEST_MESSAGE = 65536
 
-# Of a refusal, this much is told.
-_LONGEST_REASON = 2000
+# So many characters are told of what is wrong. Any of them may become 12 bytes.
+_LONGEST_REASON = 4000
 
 
 class Ready(NamedTuple):
@@ -82,6 +82,9 @@ def encode(message: Message) -> bytes:
     """The bytes of a message."""
     if isinstance(message, Refusal):
         message = message._replace(reason=message.reason[:_LONGEST_REASON])
+    if isinstance(message, Ready) and message.problems:
+        longest = _LONGEST_REASON // len(message.problems)
+        message = Ready([problem[:longest] for problem in message.problems])
     return json.dumps([type(message).__name__, *message]).encode()
 
 

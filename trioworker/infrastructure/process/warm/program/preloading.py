@@ -9,7 +9,7 @@ import os
 import runpy
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -51,17 +51,26 @@ class Preloaded(NamedTuple):
 
     Attributes:
         programs: the modules that can be run, by name.
-        environment: at the start.
+        given: the environment that the process was given.
+        environment: that, with what Python has set at its start.
+        own: what is set in the end otherwise than it was given, by Python or a module that was imported.
         base_path: where modules are looked for after the directories that environment or program add.
         files: how everything that was imported, and Prefect's own configuration, looked.
         problems: what of all that was wished for is not there.
     """
 
     programs: dict[str, Program]
+    given: dict[str, str]
     environment: dict[str, str]
+    own: dict[str, str]
     base_path: list[str]
     files: Fingerprint
     problems: list[str]
+
+    def in_fresh_process(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a process that is given this one, and has imported the same."""
+        own = {name: value for name, value in self.own.items() if given.get(name) == self.given.get(name)}
+        return {**given, **own}
 
 
 def preload(modules: Sequence[str]) -> Preloaded:
@@ -70,6 +79,7 @@ def preload(modules: Sequence[str]) -> Preloaded:
     Raises:
         UnfitError: children of this process would not be the same as fresh processes.
     """
+    given = _given_environment()
     environment = dict(os.environ)
     base_path = _base_path(environment)
     # Nothing of what is imported is garbage, and looking for some takes a fifth of the time.
@@ -88,7 +98,15 @@ def preload(modules: Sequence[str]) -> Preloaded:
     _require_single_thread()
     if sys.gettrace() is not None or sys.getprofile() is not None:
         raise UnfitError("this interpreter traces what it executes")
-    return Preloaded(programs, environment, base_path, files, problems)
+    own = {name: value for name, value in os.environ.items() if given.get(name) != value}
+    return Preloaded(programs, given, environment, own, base_path, files, problems)
+
+
+def _given_environment() -> dict[str, str]:
+    """As it was before Python started, which sets LC_CTYPE if there is no other locale than C."""
+    with open("/proc/self/environ", "rb") as file:  # noqa: PTH123 - as all here, without what is not needed
+        lines = os.fsdecode(file.read()).split("\0")
+    return {name: value for name, _, value in (line.partition("=") for line in lines if line)}
 
 
 def _import_prefect() -> dict[str, Program]:
@@ -116,7 +134,7 @@ def _import_for_user(name: str) -> str | None:
     """Import a module that somebody wants to be imported; what has become of that, if it did not work."""
     try:
         importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - whatever the module does on import
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the module does on import
         reason = f"{type(error).__name__}: {error}"
         return f"Module {name!r} is not preloaded: it cannot be imported in {sys.executable} ({reason})"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 
 from .dependence import difference, require_unchanged
@@ -13,6 +14,7 @@ from .messages import (
     LARGEST_MESSAGE,
     Born,
     Job,
+    Message,
     Ready,
     Refusal,
     decode_job,
@@ -61,9 +63,11 @@ def _serve(control: socket.socket, fork: Callable[[], int]) -> tuple[int, socket
             return None
         job, connection = descriptors[0], socket.socket(fileno=descriptors[1])
         try:
-            if fork() == 0:
+            pid = fork()
+            if pid == 0:
                 control.close()
                 return job, connection
+            _tell(connection, Born(pid))
         except OSError as error:
             _tell(connection, Refusal(f"it cannot be forked: {error.strerror}"))
         os.close(job)
@@ -73,24 +77,36 @@ def _serve(control: socket.socket, fork: Callable[[], int]) -> tuple[int, socket
 def _live(preloaded: Preloaded, job_descriptor: int, worker: socket.socket) -> None:
     """Be the process of a flow run."""
     os.setsid()
-    worker.send(encode(Born(os.getpid())))
+    _tell(worker, Born(os.getpid()))
     with open(job_descriptor, "rb") as file:
         job = decode_job(file.read())
     try:
         _begin(preloaded, job)
     except UnfitError as reason:
-        worker.send(encode(_refusal(reason)))
+        _tell(worker, _refusal(reason))
         os._exit(0)
-    worker.send(encode(Ready()))
-    if worker.recv(LARGEST_MESSAGE) != GO:
+    _tell(worker, Ready())
+    if not _may_begin(worker):
         os._exit(0)
     if job.module == SUPERVISOR:
-        prepared = prepare(lambda: _run_in_helper(preloaded, job, worker))
+        try:
+            prepared = prepare(lambda: _run_in_helper(preloaded, job, worker))
+        except UnfitError as reason:
+            _tell_at_last(worker, reason)
+            command = [sys.executable, "-m", job.module, *job.arguments]
+            os.execvpe(sys.executable, command, job.environment)  # noqa: S606
         if prepared is not None:
             become_engine(preloaded, prepared, lambda reason: _tell_at_last(worker, reason))
     else:
         _tell_at_last(worker, None)
         run_module(preloaded, job.module, job.arguments)
+
+
+def _may_begin(worker: socket.socket) -> bool:
+    try:
+        return worker.recv(LARGEST_MESSAGE) == GO
+    except ConnectionError:
+        return False
 
 
 def _begin(preloaded: Preloaded, job: Job) -> None:
@@ -100,12 +116,12 @@ def _begin(preloaded: Preloaded, job: Job) -> None:
         UnfitError: a fresh process would not find the same there.
     """
     require_unchanged(preloaded.files)
-    changed = difference(preloaded.environment, job.environment)
+    changed = difference(preloaded.given, job.environment)
     if changed:
         raise UnfitError(f"it was started with another {', '.join(changed)}")
     require_fit_directory(preloaded, job.directory, job.environment)
     forget_template()
-    set_environment(job.environment)
+    set_environment(preloaded.in_fresh_process(job.environment))
     try:
         set_directory(job.directory, preloaded.base_path)
     except OSError as error:
@@ -114,6 +130,8 @@ def _begin(preloaded: Preloaded, job: Job) -> None:
 
 def _run_in_helper(preloaded: Preloaded, job: Job, worker: socket.socket) -> None:
     worker.close()
+    # Nor shall the two stages have secrets in common.
+    forget_template()
     run_module(preloaded, job.module, job.arguments)
 
 
@@ -126,9 +144,9 @@ def _refusal(error: UnfitError) -> Refusal:
     return Refusal(error.reason, error.is_stale)
 
 
-def _tell(worker: socket.socket, message: Ready | Refusal) -> None:
+def _tell(worker: socket.socket, message: Message) -> None:
     try:
         worker.send(encode(message))
     except OSError:
-        # A worker that is gone needs not know; the flow run goes on without it.
+        # A worker that is gone needs not know; a flow run that has begun goes on without it.
         return

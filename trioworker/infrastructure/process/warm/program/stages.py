@@ -57,10 +57,16 @@ def prepare(run_supervisor: Callable[[], None]) -> Prepared | None:
 
     Returns:
         What comes next; None in a helper that has come to its end without it.
+
+    Raises:
+        UnfitError: no helper can be forked.
     """
     reading, writing = os.pipe()
     parent = os.getpid()
-    helper = os.fork()
+    try:
+        helper = os.fork()
+    except OSError as error:
+        raise UnfitError(f"no helper can be forked: {error.strerror}") from error
     if helper == 0:
         os.close(reading)
         _end_with(parent)
@@ -114,7 +120,7 @@ def require_fit_directory(preloaded: Preloaded, directory: str, environment: Map
     Raises:
         UnfitError: it is not.
     """
-    if not Path(directory).is_dir():
+    if not os.path.isdir(directory):  # noqa: PTH112 - that of `Path` raises if it may not look
         raise UnfitError("there is no such working directory")
     require_no_settings_in(directory)
     path = path_in(directory, environment, preloaded.base_path)
