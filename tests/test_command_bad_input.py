@@ -74,6 +74,16 @@ class TestUsage:
         assert refused.output.startswith("Usage:")
         assert options[0] in refused.output
 
+    async def test_modules_to_preload_that_cannot_be_any_are_refused(self, launch: Launcher) -> None:
+        refused = await launch(
+            *("start", "-p", "pool", "--preload", "pandas", "--preload", "a-package"),
+            api="http://127.0.0.1:9/api",
+        )
+        assert await refused.exit_code() != 0
+        assert refused.lines_with("preload")
+        assert "a-package" in refused.output
+        assert "started!" not in refused.output
+
     async def test_seconds_that_are_no_number_are_refused(self, launch: Launcher) -> None:
         refused = await launch("start", "-p", "pool", "--drain-timeout", "nan", api="http://127.0.0.1:9/api")
         assert await refused.exit_code() != 0

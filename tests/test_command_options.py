@@ -34,6 +34,8 @@ OPTIONS = (
     ("--local-server",),
     ("--drain-timeout",),
     ("--kill-grace",),
+    ("--warm-start", "--no-warm-start"),
+    ("--preload",),
     ("-h", "--help"),
 )
 

@@ -66,6 +66,9 @@ def test_name_is_unique_unless_given(tmp_path: Path) -> None:
         ({"pool": "p\udcff"}, r"The name of the work pool is no Unicode text: 'p\\udcff'\.$"),
         ({"queues": ["a", "q\udcff"]}, r"The name of the work queue is no Unicode text: 'q\\udcff'\.$"),
         ({"worker_type": "t\udcff"}, r"The name of the worker type is no Unicode text: 't\\udcff'\.$"),
+        ({"preload": "pandas"}, "preload must be a list of names of modules, not 'pandas'"),
+        ({"preload": ["pandas", "a b"]}, "preload must be a list of names of modules"),
+        ({"preload": [""]}, "preload must be a list of names of modules"),
         (
             {"base_job_template": {"a": math.nan}},
             "The base job template holds what JSON cannot: Out of range",
@@ -101,6 +104,18 @@ def test_prefetch_comes_from_the_settings_unless_given(tmp_path: Path) -> None:
     values = {"PREFECT_WORKER_PREFETCH_SECONDS": "33"}
     assert config(tmp_path, values).effective_prefetch_seconds == 33
     assert config(tmp_path, values, prefetch_seconds=0).effective_prefetch_seconds == 0
+
+
+def test_warm_starts_come_from_the_settings_unless_given(tmp_path: Path) -> None:
+    values = {"TRIOWORKER_WARM_START": "false", "TRIOWORKER_PRELOAD": "pandas,numpy"}
+    told = config(tmp_path).effective_settings
+    assert (told.warm_start, [*told.preload]) == (True, [])
+    told = config(tmp_path, values).effective_settings
+    assert (told.warm_start, [*told.preload]) == (False, ["pandas", "numpy"])
+    told = config(tmp_path, values, warm_start=True, preload=["torch"]).effective_settings
+    assert (told.warm_start, [*told.preload]) == (True, ["torch"])
+    told = config(tmp_path, values, preload=[]).effective_settings
+    assert (told.warm_start, [*told.preload]) == (False, [])
 
 
 def test_cancellations_are_polled_for_every_other_poll_unless_set(tmp_path: Path) -> None:

@@ -161,6 +161,8 @@ def test_every_form_of_value_is_read(place: Place) -> None:
         PREFECT_HOME="~/elsewhere",
         TRIOWORKER_GIVE_UP_AFTER="1.5",
         TRIOWORKER_PYTHON="/usr/bin/python3",
+        TRIOWORKER_WARM_START="no",
+        TRIOWORKER_PRELOAD="pandas, numpy.linalg torch,",
     )
 
     assert settings.api_url == "https://example.test/api"
@@ -176,6 +178,8 @@ def test_every_form_of_value_is_read(place: Place) -> None:
     assert settings.home == place.home / "elsewhere"
     assert settings.give_up_after == 1.5
     assert settings.python == "/usr/bin/python3"
+    assert settings.warm_start is False
+    assert settings.preload == ("pandas", "numpy.linalg", "torch")
 
 
 @pytest.mark.parametrize(
@@ -394,6 +398,10 @@ def test_active_key_that_names_no_profile_is_an_error(place: Place) -> None:
         ("PREFECT_API_URL", "127.0.0.1:4200/api", "a URL such as http://127.0.0.1:4200/api"),
         ("PREFECT_HOME", "", "a path"),
         ("TRIOWORKER_GIVE_UP_AFTER", "never", "a number of seconds above 0"),
+        ("TRIOWORKER_WARM_START", "lukewarm", "true or false"),
+        ("TRIOWORKER_PRELOAD", "pandas;numpy", "the names of modules, with commas between them"),
+        ("TRIOWORKER_PRELOAD", "a-package", "the names of modules, with commas between them"),
+        ("TRIOWORKER_PRELOAD", "..relative", "the names of modules, with commas between them"),
     ],
 )
 def test_unfit_value_is_an_error_that_says_what_is_accepted(
