@@ -37,6 +37,9 @@ class World:
 
     Times are in seconds since it was made. The API tells nothing by itself unless a test lets it, so that times are
     those of the polls.
+
+    Attributes:
+        skew: seconds by which the worker's clock is ahead of the API's.
     """
 
     directory: Path
@@ -46,6 +49,7 @@ class World:
     deployment: Deployment = attrs.field(init=False)
     notices: list[Notice] = attrs.field(factory=list)
     notice_times: list[float] = attrs.field(factory=list)
+    skew: float = 0
 
     def __attrs_post_init__(self) -> None:
         self.api = FakePrefectAPI(condition=self.relay)
@@ -101,7 +105,7 @@ class World:
         return Surroundings(
             open_api=self._open_api,
             infrastructure=lambda _, __: self.infrastructure,
-            now=self.api.now,
+            now=lambda: self.api.moment(self.now + self.skew),
             chance=lambda: NO_JITTER,
         )
 

@@ -463,6 +463,13 @@ async def test_paused_work_pool_says_so(world: World) -> None:
     assert (await world.api.read_work_pool(world.pool)).is_paused
 
 
+async def test_work_pool_tells_its_limit(world: World) -> None:
+    name = f"limited {uuid4()}"
+    await world.other.add_work_pool(name, base_job_template={}, concurrency_limit=3)
+    assert (await world.api.read_work_pool(name)).concurrency_limit == 3
+    assert (await world.api.read_work_pool(world.pool)).concurrency_limit is None
+
+
 async def test_missing_work_pool_is_named_in_the_error(world: World) -> None:
     with pytest.raises(ObjectNotFoundError) as caught:
         await world.api.read_work_pool("no-such-pool")
@@ -586,7 +593,10 @@ async def test_scheduled_run_comes_with_what_a_worker_needs_but_without_its_stat
     assert sorted(run.tags) == ["of-deployment", "of-run"]
     assert run.job_variables == {"command": "x"}
     assert (run.infrastructure_pid, run.start_time, run.empirical_policy.retry_type) == (None, None, None)
-    assert run == attrs.evolve(await world.api.read_flow_run(run_id), state=None, tags=run.tags)
+    assert run.expected_start_time == run.next_scheduled_start_time
+    read = await world.api.read_flow_run(run_id)
+    late = run.estimated_start_time_delta
+    assert run == attrs.evolve(read, state=None, tags=run.tags, estimated_start_time_delta=late)
 
 
 async def test_only_runs_that_are_due_are_returned_oldest_first(world: World) -> None:
@@ -598,6 +608,59 @@ async def test_only_runs_that_are_due_are_returned_oldest_first(world: World) ->
     await world.other.schedule(deployment_id, at=now + timedelta(milliseconds=1))
     runs = await world.api.get_scheduled_flow_runs(world.pool, queue_names=[], scheduled_before=now, limit=10)
     assert [run.id for run in runs] == [later, late, exactly]
+
+
+async def test_run_that_is_late_tells_the_servers_time(world: World) -> None:
+    now = world.other.now()
+    await world.scheduled(at=now - timedelta(seconds=30))
+    [late] = await world.found()
+    assert late.read_at is not None
+    assert now <= late.read_at <= world.other.now()
+
+
+async def test_servers_time_is_not_to_be_told_from_a_run_that_is_not_late(world: World) -> None:
+    begun = await world.scheduled()
+    await world.other.set_state(begun, "Running")
+    await world.propose(begun, "Crashed")
+    await world.propose(begun, "AwaitingRetry")
+    soon = await world.scheduled(at=world.other.now() + timedelta(seconds=60))
+    found = await world.api.get_scheduled_flow_runs(
+        world.pool,
+        queue_names=[],
+        scheduled_before=world.other.now() + timedelta(seconds=120),
+        limit=10,
+    )
+    assert [(run.id, run.read_at) for run in found] == [(begun, None), (soon, None)]
+
+
+async def test_run_that_is_scheduled_anew_is_late_by_its_first_time(world: World) -> None:
+    first = world.other.now() - timedelta(seconds=30)
+    run_id = await world.scheduled(at=first)
+    at = world.other.now() + timedelta(seconds=60)
+    again = ProposedState(type=StateType.SCHEDULED, name="Scheduled", scheduled_time=at)
+    await world.api.set_flow_run_state(run_id, again)
+    run = await world.api.read_flow_run(run_id)
+    assert (run.next_scheduled_start_time, run.expected_start_time) == (at, first)
+    assert run.read_at is not None
+    assert first + timedelta(seconds=30) <= run.read_at <= world.other.now()
+
+
+async def test_runs_of_the_future_take_the_place_of_those_that_are_due(world: World) -> None:
+    """In the page, and in the slots that the pool has: the priority of their queues comes first."""
+    await world.other.add_work_queue(world.pool, "urgent", priority=1)
+    deployment_id = await world.other.add_deployment(world.pool, queue_name="urgent")
+    now = world.other.now()
+    due = await world.scheduled(at=now - timedelta(seconds=30))
+    soon = await world.other.schedule(deployment_id, at=now + timedelta(seconds=60))
+
+    async def found(limit: int) -> list[UUID]:
+        runs = await world.api.get_scheduled_flow_runs(
+            world.pool, queue_names=[], scheduled_before=now + timedelta(seconds=120), limit=limit
+        )
+        return [run.id for run in runs]
+
+    assert await found(2) == [soon, due]
+    assert await found(1) == [soon]
 
 
 async def test_no_more_runs_are_returned_than_asked_for(world: World) -> None:
@@ -763,6 +826,7 @@ async def test_changes_of_a_pools_runs_are_told_in_order_as_far_as_asked_for(wor
         (before, StateType.SCHEDULED),
     ]
     assert all(change.occurred <= world.other.now() for change in told_of)
+    assert {change.queue_name for change in told_of} == {"default"}
 
 
 # Single objects

@@ -200,6 +200,8 @@ async def terminated_after(seconds: float) -> None:
         (("-t", "docker"), "worker_type", "docker"),
         (("--type", "docker"), "worker_type", "docker"),
         (("--prefetch-seconds", "30"), "prefetch_seconds", 30),
+        (("--websocket",), "websocket", True),
+        (("--no-websocket",), "websocket", False),
         (("--run-once",), "run_once", True),
         (("-l", "3"), "limit", 3),
         (("--limit", "3"), "limit", 3),

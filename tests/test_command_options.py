@@ -24,6 +24,7 @@ OPTIONS = (
     ("-q", "--work-queue"),
     ("-t", "--type"),
     ("--prefetch-seconds",),
+    ("--websocket", "--no-websocket"),
     ("--run-once",),
     ("-l", "--limit"),
     ("--with-healthcheck",),

@@ -100,6 +100,29 @@ def test_worker_without_api_says_what_to_set(tmp_path: Path) -> None:
     assert "`trioworker start --local-server` starts one and says its URL" in str(caught.value)
 
 
+def test_each_run_is_taken_when_it_is_due_unless_a_prefetch_is_set(tmp_path: Path) -> None:
+    assert config(tmp_path).effective_prefetch_seconds is None
+    # There is no second poll that could take it when it is due.
+    assert config(tmp_path, run_once=True).effective_prefetch_seconds == 10
+    values = {"PREFECT_WORKER_PREFETCH_SECONDS": "10"}
+    assert config(tmp_path, values).effective_prefetch_seconds == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "listens"),
+    [
+        ({}, {}, True),
+        ({"TRIOWORKER_WEBSOCKET": "false"}, {}, False),
+        ({"TRIOWORKER_WEBSOCKET": "false"}, {"websocket": True}, True),
+        ({"TRIOWORKER_WEBSOCKET": "true"}, {"websocket": False}, False),
+    ],
+)
+def test_websocket_is_listened_to_unless_it_is_switched_off(
+    tmp_path: Path, values: dict[str, str], options: dict[str, bool], listens: bool
+) -> None:
+    assert config(tmp_path, values, **options).listens is listens
+
+
 def test_prefetch_comes_from_the_settings_unless_given(tmp_path: Path) -> None:
     values = {"PREFECT_WORKER_PREFETCH_SECONDS": "33"}
     assert config(tmp_path, values).effective_prefetch_seconds == 33

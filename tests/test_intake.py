@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 import trio
 import trio.testing
 from support import FOREVER, POOL, World
 
-from trioworker.api.client import LARGEST_PAGE
 from trioworker.api.errors import APIUnavailableError, RequestRefusedError
-from trioworker.api.models import FlowRun
 from trioworker.errors import ConfigurationError
-from trioworker.intake import choose, page_size
 from trioworker.testing import Script
 
 Clock = trio.testing.MockClock
@@ -24,56 +20,6 @@ Clock = trio.testing.MockClock
 @pytest.fixture
 async def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def flow_run() -> FlowRun:
-    return FlowRun(id=uuid4(), name="run", flow_id=uuid4())
-
-
-# Pure decisions
-
-
-@pytest.mark.parametrize(
-    ("free", "in_hand", "size"),
-    [
-        (None, 0, LARGEST_PAGE),
-        (None, 1000, LARGEST_PAGE),
-        (3, 0, 3),
-        (3, 2, 5),
-        (0, 5, 5),
-        (0, 0, 1),
-        (500, 0, LARGEST_PAGE),
-        (1, 500, LARGEST_PAGE),
-    ],
-)
-def test_page_has_room_for_what_is_free_and_what_is_in_hand(
-    free: int | None, in_hand: int, size: int
-) -> None:
-    assert page_size(free, in_hand) == size
-
-
-def test_all_are_chosen_when_there_is_no_limit() -> None:
-    listed = [flow_run() for _ in range(5)]
-    assert choose(listed, set(), None) == listed
-
-
-def test_most_urgent_are_chosen_when_slots_are_few() -> None:
-    listed = [flow_run() for _ in range(5)]
-    assert choose(listed, set(), 2) == listed[:2]
-
-
-def test_run_in_hand_is_not_chosen_again_and_takes_no_place() -> None:
-    listed = [flow_run() for _ in range(5)]
-    assert choose(listed, {listed[0].id, listed[2].id}, 2) == [listed[1], listed[3]]
-
-
-def test_nothing_is_chosen_without_a_free_slot() -> None:
-    assert choose([flow_run()], set(), 0) == []
-
-
-def test_run_that_is_listed_twice_is_chosen_once() -> None:
-    run = flow_run()
-    assert choose([run, run], set(), 2) == [run]
 
 
 # What a worker asks for
@@ -105,7 +51,7 @@ async def test_worker_with_all_slots_taken_still_polls(autojump_clock: Clock, wo
     world.schedule(Script(seconds=FOREVER))
     async with world.working(limit=1, drain_timeout=0):
         await trio.sleep(25)
-    assert asked(world, "limit") == [1, 1, 1]
+    assert world.api.times("get_scheduled_flow_runs") == [0, 10, 20]
 
 
 async def test_run_that_is_still_being_claimed_is_not_claimed_again(

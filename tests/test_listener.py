@@ -55,8 +55,8 @@ class Listening:
         self.api.set_state(run.id, "Running", force=True)
         return run
 
-    def told(self) -> list[tuple[float, UUID]]:
-        return [(at, change.flow_run_id) for at, change in self.changes]
+    def told(self, state_type: StateType = StateType.CANCELLING) -> list[tuple[float, UUID]]:
+        return [(at, change.flow_run_id) for at, change in self.changes if change.state_type is state_type]
 
 
 def make_world() -> Listening:
@@ -102,14 +102,16 @@ async def poll_all_along(api: FakePrefectAPI) -> None:
         await trio.sleep(5)
 
 
-async def test_cancellation_is_told_at_once(autojump_clock: trio.testing.MockClock) -> None:
+async def test_run_and_its_cancellation_are_told_at_once(autojump_clock: trio.testing.MockClock) -> None:
     async with listening(make_world()) as world:
+        await trio.sleep(2)
         run = world.running()
-        await trio.sleep(3)
+        await trio.sleep(1)
         world.api.cancel(run.id)
         await settle()
-    assert world.told() == [(3, run.id)]
-    assert world.changes[0][1].state_type is StateType.CANCELLING
+    assert world.told(StateType.SCHEDULED) == [(2, run.id)]
+    assert world.told(StateType.CANCELLING) == [(3, run.id)]
+    assert {change.queue_name for _, change in world.changes} == {"default"}
 
 
 async def test_only_what_is_asked_for_is_told(autojump_clock: trio.testing.MockClock) -> None:

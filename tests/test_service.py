@@ -17,7 +17,7 @@ from trioworker.api.errors import (
     NotAuthenticatedError,
     RequestRefusedError,
 )
-from trioworker.service import Rhythm, WakeUp, patiently, repeat
+from trioworker.service import Rhythm, Spacing, WakeUp, patiently, repeat
 
 Clock = trio.testing.MockClock
 
@@ -87,6 +87,33 @@ def test_delay_never_undercuts_what_the_api_asked_for(chance: float, asked: floa
     assert Rhythm(interval=10, chance=lambda: chance).delay(1, asked) >= asked
 
 
+@pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
+def test_interval_is_never_shorter_nor_longer_than_chance_has_it(chance: float) -> None:
+    rhythm = Rhythm(interval=10, chance=lambda: chance)
+    assert rhythm.shortest_interval <= rhythm.delay(0) <= rhythm.longest_interval
+
+
+def test_rounds_that_are_called_for_one_at_a_time_are_kept_apart_by_little() -> None:
+    spacing = Spacing()
+    spaces = [spacing.after_round(awaited=False, fruitful=fruitful) for fruitful in (True, False) * 3]
+    assert spaces == [0.05] * 6
+
+
+def test_space_grows_as_long_as_rounds_are_waited_for() -> None:
+    spacing = Spacing()
+    spaces = [spacing.after_round(awaited=True, fruitful=False) for _ in range(2000)]
+    assert spaces[:5] == [0.1, 0.2, 0.4, 0.8, 1]
+    assert set(spaces[5:]) == {1}
+    assert spacing.after_round(awaited=False, fruitful=False) == 0.05
+
+
+def test_space_stays_small_when_rounds_bring_something() -> None:
+    spacing = Spacing()
+    spaces = [spacing.after_round(awaited=True, fruitful=True) for _ in range(10)]
+    assert spaces[:2] == [0.1, 0.2]
+    assert set(spaces[2:]) == {0.2}
+
+
 # repeat
 
 
@@ -100,6 +127,42 @@ async def test_first_round_may_be_put_off(autojump_clock: Clock) -> None:
     workload = Workload()
     await during(35, lambda: repeat("work", workload, steady(10), run_first=False))
     assert workload.times == [10, 20, 30]
+
+
+async def test_round_that_is_called_for_comes_at_once_and_the_next_after_a_space(
+    autojump_clock: Clock,
+) -> None:
+    workload, wake_up = Workload(), WakeUp()
+
+    async def call() -> None:
+        for seconds in (3, 0.01, 0.01, 2):
+            await trio.sleep(seconds)
+            wake_up()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await during(6, lambda: repeat("work", workload, steady(10), wake_up=wake_up, spacing=Spacing()))
+    assert workload.times == pytest.approx([0, 3, 3.05, 5.02])
+
+
+async def test_round_is_called_for_at_a_moment(autojump_clock: Clock) -> None:
+    wake_up = WakeUp()
+    workload = Workload()
+
+    async def work() -> None:
+        await workload()
+        if len(workload.times) == 1:
+            wake_up.by(trio.current_time() + 4)
+
+    await during(25, lambda: repeat("work", work, steady(10), wake_up=wake_up, spacing=Spacing()))
+    assert workload.times == [0, 4, 14, 24]
+
+
+async def test_moment_is_forgotten_when_a_round_begins_before(autojump_clock: Clock) -> None:
+    workload, wake_up = Workload(), WakeUp()
+    wake_up.by(trio.current_time() + 4)
+    await during(25, lambda: repeat("work", workload, steady(10), wake_up=wake_up))
+    assert workload.times == [0, 10, 20]
 
 
 async def test_time_that_a_round_takes_is_part_of_the_interval(autojump_clock: Clock) -> None:

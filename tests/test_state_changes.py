@@ -801,7 +801,10 @@ class TestFake:
             api.cancel(run.id)
             told = await anext(changes)
         assert told == StateChange(
-            flow_run_id=run.id, state_type=StateType.CANCELLING, occurred=api.moment(5)
+            flow_run_id=run.id,
+            state_type=StateType.CANCELLING,
+            occurred=api.moment(5),
+            queue_name="default",
         )
         assert api.times("open_state_changes") == [0]
 

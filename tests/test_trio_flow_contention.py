@@ -56,7 +56,7 @@ async def test_retry_that_another_worker_waits_for_is_left_to_it(
 
     run = stage.schedule(at=1)
     stage.world.api.fail("set_flow_run_state", LOCKED)
-    async with stage.working(name="first"), stage.working(name="second"):
+    async with stage.working(name="first", prefetch_seconds=10), stage.working(name="second"):
         await stage.ended(run)
         await trio.sleep(100)
     began = calls.at[0]
@@ -98,7 +98,7 @@ async def test_end_that_a_refused_claim_has_overwritten_is_put_back(
     deployment = stage.deployment("work", concurrency_limit=1)
     short = stage.schedule(parameters={"which": "short"})
     stage.world.api.fail("set_flow_run_state", LOCKED)
-    async with stage.working(name="first"), stage.working(name="second") as second:
+    async with stage.working(name="first", prefetch_seconds=10), stage.working(name="second") as second:
         await stage.ended(short)
         long = await second.create_flow_run(deployment.id, parameters={"which": "long"})
         await trio.sleep(200)
@@ -135,7 +135,7 @@ async def test_run_that_was_scheduled_anew_and_begun_by_another_is_left_to_it(
         await trio.sleep(100)
 
     run = stage.schedule(at=9)
-    async with stage.working(name="first") as first:
+    async with stage.working(name="first", prefetch_seconds=10) as first:
         await sleep_until(stage.world, 1)
         stage.world.api.set_state(run.id, "Scheduled")
         async with stage.working(name="second"):

@@ -408,7 +408,7 @@ async def test_run_taken_ahead_of_its_time_begins_on_time(autojump_clock: Clock,
     async def work() -> None: ...
 
     run = stage.schedule(at=8)
-    await stage.finish(run)
+    await stage.finish(run, prefetch_seconds=10)
     assert stage.history(run) == [("Scheduled", 0), ("Pending", 0), ("Running", 8), ("Completed", 8)]
 
 
@@ -501,7 +501,7 @@ async def test_run_is_cancelled_while_it_waits_for_its_time(autojump_clock: Cloc
         count()
 
     run = stage.schedule(at=9)
-    async with stage.working():
+    async with stage.working(prefetch_seconds=10):
         await sleep_until(stage.world, 4)
         stage.world.api.cancel(run.id)
         await stage.ended(run)
@@ -715,7 +715,7 @@ async def test_run_that_waits_for_its_time_is_given_back(autojump_clock: Clock, 
     async def work() -> None: ...
 
     run = stage.schedule(at=9)
-    async with stage.working() as worker:
+    async with stage.working(prefetch_seconds=10) as worker:
         await sleep_until(stage.world, 4)
         worker.stop()
     assert stage.states(run) == ["Scheduled", "Pending", "Scheduled"]
@@ -762,7 +762,10 @@ async def test_run_that_waits_for_its_time_does_not_hold_up_a_drain(
     async def work() -> None: ...
 
     run = stage.schedule(at=9)
-    async with stage.working(drain_timeout=100) as worker, trio.open_nursery() as nursery:
+    async with (
+        stage.working(prefetch_seconds=10, drain_timeout=100) as worker,
+        trio.open_nursery() as nursery,
+    ):
         ends: list[Happening] = []
 
         async def watch() -> None:
@@ -898,7 +901,7 @@ async def test_run_that_somebody_has_ended_meanwhile_is_not_given_back(
     async def work() -> None: ...
 
     run = stage.schedule(at=9)
-    async with stage.working() as worker:
+    async with stage.working(prefetch_seconds=10) as worker:
         await sleep_until(stage.world, 4)
         stage.world.api.set_state(run.id, "Completed", force=True)
         worker.stop()
@@ -1168,7 +1171,7 @@ async def test_run_that_may_not_begin_is_left_as_it_is(
         count()
 
     run = stage.schedule(at=9)
-    async with stage.working():
+    async with stage.working(prefetch_seconds=10):
         await sleep_until(stage.world, at)
         stage.world.api.set_state(run.id, "Completed", data={"type": "reference"}, force=True)
         await sleep_until(stage.world, 20)

@@ -206,7 +206,7 @@ async def test_limit_holds_back_runs_until_a_slot_is_free(autojump_clock: Clock,
         for run in runs:
             await world.api.wait_for_state(run.id, "Completed")
     started = [execution.started_at for execution in world.infrastructure.executions]
-    assert started == [0, 0, 20]
+    assert started == [0, 0, 15]
 
 
 async def test_runs_are_taken_ahead_of_their_time_by_the_prefetch(

@@ -18,6 +18,9 @@ from trioworker.settings import Settings, is_module_name
 if TYPE_CHECKING:
     from trioworker.flows.declaration import FlowDeclarations
 
+# Prefect's default, in seconds.
+_PREFETCH_OF_PREFECT = 10.0
+
 
 def _unique_name(config: WorkerConfig) -> str:
     return f"{'ProcessWorker' if config.flows is None else 'TrioWorker'} {uuid4()}"
@@ -42,6 +45,7 @@ class OptionalWorkerOptions(TypedDict, total=False):
     queues: Sequence[str]
     worker_type: str | None
     prefetch_seconds: float | None
+    websocket: bool | None
     run_once: bool
     limit: int | None
     with_healthcheck: bool
@@ -75,7 +79,9 @@ class WorkerConfig:
         queues: the names of the work queues to take runs from; empty for all of the pool.
         worker_type: the kind of infrastructure, which is Prefect's worker type; None for that of the pool.
         prefetch_seconds: how many seconds ahead of their time runs are taken; None for
-            `PREFECT_WORKER_PREFETCH_SECONDS`.
+            `PREFECT_WORKER_PREFETCH_SECONDS`, and if that is not set either, each run is taken when it is due.
+        websocket: whether to be told by Prefect's events websocket, at once, of runs that are scheduled or cancelled;
+            if not, polling finds them. None for `TRIOWORKER_WEBSOCKET`, which is to be told unless it is set.
         run_once: poll once, see those runs to their end, and stop.
         limit: how many runs may be in hand at once; None for any number.
         with_healthcheck: whether to serve `GET /health`, on `PREFECT_WORKER_WEBSERVER_HOST` and `_PORT`.
@@ -100,6 +106,7 @@ class WorkerConfig:
     queues: Sequence[str] = ()
     worker_type: str | None = None
     prefetch_seconds: float | None = None
+    websocket: bool | None = None
     run_once: bool = False
     limit: int | None = None
     with_healthcheck: bool = False
@@ -188,10 +195,13 @@ class WorkerConfig:
         return self.transport_config().shown_url
 
     @property
-    def effective_prefetch_seconds(self) -> float:
-        """How far ahead of their time runs are taken, in seconds."""
+    def effective_prefetch_seconds(self) -> float | None:
+        """How far ahead of their time runs are taken, in seconds; None to take each when it is due."""
         if self.prefetch_seconds is not None:
             return self.prefetch_seconds
+        if self.settings.worker_prefetch_seconds is None and self.run_once:
+            # There is no later poll, which could take them when they are due.
+            return _PREFETCH_OF_PREFECT
         return self.settings.worker_prefetch_seconds
 
     @property
@@ -200,6 +210,11 @@ class WorkerConfig:
         told = {"warm_start": self.warm_start, "preload": self.preload}
         changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
         return attrs.evolve(self.settings, **changes) if changes else self.settings
+
+    @property
+    def listens(self) -> bool:
+        """Whether the events websocket is listened to."""
+        return self.settings.websocket if self.websocket is None else self.websocket
 
     @property
     def cancellation_poll_seconds(self) -> float:

@@ -36,7 +36,7 @@ async def keep_listening(
     on_change: Callable[[StateChange], None],
     rhythm: Rhythm,
     *,
-    state_types: Collection[StateType] = frozenset({StateType.CANCELLING}),
+    state_types: Collection[StateType] = frozenset({StateType.SCHEDULED, StateType.CANCELLING}),
     poll_interval: float | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:

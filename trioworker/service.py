@@ -34,6 +34,16 @@ class Rhythm:
     jitter: float = 0.3
     chance: Callable[[], float]
 
+    @property
+    def shortest_interval(self) -> float:
+        """Seconds from one start to the next at the least, if chance has it."""
+        return self.interval * (1 - self.jitter)
+
+    @property
+    def longest_interval(self) -> float:
+        """Seconds from one start to the next at the most, as long as there are no failures."""
+        return self.interval * (1 + self.jitter)
+
     def delay(self, failures: int, retry_after: float | None = None, *, spent: float = 0) -> float:
         """Seconds until the next start after so many failures in a row.
 
@@ -59,19 +69,62 @@ class WakeUp:
 
     def __init__(self) -> None:
         self._event = trio.Event()
+        self._at = math.inf
 
     def __call__(self) -> None:
         """Wake the loop, or keep it from falling asleep next."""
         self._event.set()
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep until the time is over or somebody calls."""
-        with trio.move_on_after(seconds):
+    def by(self, moment: float) -> None:
+        """Wake the loop at a moment of Trio's clock, unless a round begins before."""
+        self._at = moment
+
+    async def sleep(self, seconds: float, *, at_least: float = 0) -> bool:
+        """Sleep until the time is over or somebody calls.
+
+        Args:
+            seconds: how long.
+            at_least: how many of them are slept in any case.
+
+        Returns:
+            Whether a call came during those.
+        """
+        begin = trio.current_time()
+        await trio.sleep(min(at_least, seconds))
+        called = self._event.is_set() or self._at <= trio.current_time()
+        with trio.move_on_at(min(begin + seconds, self._at)):
             await self._event.wait()
+        return called
 
     def answer(self) -> None:
         """Take all calls so far for answered, because a round begins."""
         self._event = trio.Event()
+        self._at = math.inf
+
+
+# Seconds from the end of a round to the next one that somebody calls for: the first time, and at the most if the
+# rounds bring something, and if they do not.
+_SHORTEST_SPACE = 0.05
+_LONGEST_FRUITFUL_SPACE = 0.2
+_LONGEST_SPACE = 1.0
+
+
+class Spacing:
+    """Keeps rounds apart that are called for, however often that is; the first one after a pause comes at once."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def after_round(self, *, awaited: bool, fruitful: bool) -> float:
+        """Seconds from a round to the next one at the soonest.
+
+        Args:
+            awaited: whether the round was called for while the one before still kept others away.
+            fruitful: whether it has brought something.
+        """
+        self._in_a_row = self._in_a_row + 1 if awaited else 0
+        longest = _LONGEST_FRUITFUL_SPACE if fruitful else _LONGEST_SPACE
+        return min(_SHORTEST_SPACE * 2.0 ** min(self._in_a_row, 10), longest)
 
 
 async def repeat(
@@ -80,6 +133,7 @@ async def repeat(
     rhythm: Rhythm,
     *,
     wake_up: WakeUp | None = None,
+    spacing: Spacing | None = None,
     run_first: bool = True,
 ) -> None:
     """Call `workload` for ever in the given rhythm, its own run time included.
@@ -88,23 +142,27 @@ async def repeat(
 
     Args:
         name: what the workload does, for the log ("poll for flow runs").
-        workload: what to do.
+        workload: what to do; returns something true if it was worth the while.
         rhythm: how often.
         wake_up: starts the next round early.
+        spacing: keeps rounds apart that are started early.
         run_first: whether the first round comes before the first delay.
     """
     wake_up = wake_up or WakeUp()
     failures = 0
     complaint = ""
     delay = 0.0 if run_first else rhythm.delay(0)
+    space = 0.0
+    awaited = False
     while True:
         if delay > 0:
-            await wake_up.sleep(delay)
+            awaited = await wake_up.sleep(delay, at_least=space)
         started = trio.current_time()
         wake_up.answer()
         retry_after = None
+        space = 0.0
         try:
-            await workload()
+            fruitful = bool(await workload())
         except APIError as error:
             failures += 1
             if isinstance(error, APIUnavailableError):
@@ -118,6 +176,8 @@ async def repeat(
                 complaint = ""
                 _logger.info("Could %s again", name)
             failures = 0
+            if spacing is not None:
+                space = spacing.after_round(awaited=awaited, fruitful=fruitful)
         delay = rhythm.delay(failures, retry_after, spent=trio.current_time() - started)
         if delay == 0:
             await trio.lowlevel.checkpoint()

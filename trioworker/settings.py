@@ -276,7 +276,7 @@ class Settings:
         worker_heartbeat_seconds: ``PREFECT_WORKER_HEARTBEAT_SECONDS``: seconds between two heartbeats of a worker.
         worker_query_seconds: ``PREFECT_WORKER_QUERY_SECONDS``: seconds between two polls for runs.
         worker_prefetch_seconds: ``PREFECT_WORKER_PREFETCH_SECONDS``: how many seconds ahead of their time runs are
-            taken.
+            taken; None unless the user has set it.
         worker_cancellation_poll_seconds: ``PREFECT_WORKER_CANCELLATION_POLL_SECONDS``: seconds between two polls
             for cancelled runs; None unless the user has set it.
         flow_heartbeat_seconds: ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``: seconds between two signs of life of a run
@@ -298,6 +298,7 @@ class Settings:
             imported, where that makes no difference to them.
         preload: ``TRIOWORKER_PRELOAD``: modules that are imported there besides.
         log_format: ``TRIOWORKER_LOG_FORMAT``: what the command writes for people, or JSON: ``text`` or ``json``.
+        websocket: ``TRIOWORKER_WEBSOCKET``: whether a worker listens to the API's events websocket.
         environment: The environment the settings were read from. Never shown.
     """
 
@@ -334,7 +335,9 @@ class Settings:
 
     worker_heartbeat_seconds: float = _setting("PREFECT_WORKER_HEARTBEAT_SECONDS", _seconds, 30.0)
     worker_query_seconds: float = _setting("PREFECT_WORKER_QUERY_SECONDS", _seconds, 10.0)
-    worker_prefetch_seconds: float = _setting("PREFECT_WORKER_PREFETCH_SECONDS", _seconds_or_zero, 10.0)
+    worker_prefetch_seconds: float | None = _setting(
+        "PREFECT_WORKER_PREFETCH_SECONDS", _seconds_or_zero, None
+    )
     worker_cancellation_poll_seconds: float | None = _setting(
         "PREFECT_WORKER_CANCELLATION_POLL_SECONDS", _seconds, None
     )
@@ -360,6 +363,7 @@ class Settings:
     warm_start: bool = _setting("TRIOWORKER_WARM_START", _flag, default=True)
     preload: tuple[str, ...] = _setting("TRIOWORKER_PRELOAD", _modules, default=())
     log_format: str = _setting("TRIOWORKER_LOG_FORMAT", _log_format, "text")
+    websocket: bool = _setting("TRIOWORKER_WEBSOCKET", _flag, default=True)
 
     environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     _values: Mapping[str, _Value] = attrs.field(default=_NOTHING_FOUND, repr=False, eq=False, alias="values")

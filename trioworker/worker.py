@@ -22,7 +22,7 @@ import trio
 from trioworker import events
 from trioworker.api.client import PrefectAPI
 from trioworker.api.condition import Condition, ConditionChange
-from trioworker.api.models import StateChange
+from trioworker.api.models import StateChange, StateType
 from trioworker.assembly import assemble
 from trioworker.cancellation import CancellationWatch
 from trioworker.config import WorkerConfig
@@ -38,6 +38,7 @@ from trioworker.observation import LARGEST_BACKLOG, Observation, Watch, WorkerPh
 from trioworker.outbox import open_outbox
 from trioworker.runs.active import ActiveRuns
 from trioworker.runs.flow_run import FlowRunner
+from trioworker.server_clock import ServerClock
 from trioworker.service import Rhythm, WakeUp, patiently
 from trioworker.shutdown import Shutdown
 from trioworker.start_up import explain_refusal
@@ -78,7 +79,7 @@ class Worker:
         self._infrastructure: Infrastructure[Any] | None = None
         self._gave_up: GaveUpError | None = None
         self._api: PrefectAPI | None = None
-        self._poll_due = WakeUp()
+        self._intake: Intake | None = None
         self._running = False
         self._ready = False
         self._shutdown = Shutdown(
@@ -187,7 +188,8 @@ class Worker:
             name=name,
             scheduled_time=scheduled_time,
         )
-        self._poll_due()
+        if self._intake is not None:
+            self._intake.say_scheduled(flow_run.id)
         return flow_run.id
 
     @property
@@ -231,7 +233,7 @@ class Worker:
             raise RuntimeError("a Worker runs once: make another one of the same configuration")
         self._running = True
         condition = Condition(self._say_condition)
-        heartbeat_due, poll_due, cancellations_due = WakeUp(), self._poll_due, WakeUp()
+        heartbeat_due, poll_due, cancellations_due = WakeUp(), WakeUp(), WakeUp()
         runner: FlowRunner | None = None
         with self._observation.until_stopped(), sole_errors_bare():
             async with (
@@ -280,31 +282,21 @@ class Worker:
                         self._rhythm(self._config.cancellation_poll_seconds),
                         cancellations_due,
                     )
-                    await upkeep.start(
-                        partial(
-                            keep_listening,
-                            api,
-                            runner.keeper.pool_id,
-                            cancellations_due,
-                            partial(self._look_at, cancellations_due),
-                            self._rhythm(_PATIENCE_SECONDS),
-                            poll_interval=self._config.cancellation_poll_seconds,
-                        )
-                    )
-                if runner is None or self._shutdown.requested:
+                    self._intake = self._make_intake(runner, health, heartbeat_due, poll_due)
+                    if self._config.listens:
+                        await upkeep.start(self._listen, runner, poll_due, cancellations_due)
+                if self._intake is None or self._shutdown.requested:
                     if self._gave_up is None:
                         task_status.started()
                 else:
-                    intake = self._intake(runner, health, heartbeat_due)
-                    with _announced(runner):
-                        await self._serve(intake, poll_due, task_status)
+                    with _announced(self._intake.runner):
+                        await self._serve(self._intake, task_status)
                 upkeep.cancel_scope.cancel()
         if self._gave_up is not None:
             raise self._gave_up
 
-    async def _serve(self, intake: Intake, poll_due: WakeUp, task_status: trio.TaskStatus[None]) -> None:
+    async def _serve(self, intake: Intake, task_status: trio.TaskStatus[None]) -> None:
         """The inner rooms: what runs share, the runs, and the intake that fills it."""
-        rhythm = self._rhythm(self._config.settings.worker_query_seconds)
         async with intake.runner.infrastructure.open():
             with self._shutdown.runs:
                 async with trio.open_nursery() as lookout:
@@ -316,9 +308,9 @@ class Worker:
                                 task_status.started()
                                 if self._config.run_once:
                                     poll = partial(intake.poll, runs, only_time=True)
-                                    await patiently(poll, rhythm, intake.api.condition)
+                                    await patiently(poll, intake.rhythm, intake.api.condition)
                                 else:
-                                    await polling.start(intake.keep_polling, runs, rhythm, poll_due)
+                                    await polling.start(intake.keep_polling, runs)
                         self._observation.intake_over()
                         intake.health.draining()
                     lookout.cancel_scope.cancel()
@@ -351,24 +343,56 @@ class Worker:
             orphan_age=2 * self._config.cancellation_poll_seconds,
         )
 
-    def _look_at(self, cancellations_due: WakeUp, change: StateChange) -> None:
-        """Have a poll find out about a cancellation that was told, if it is about a run in hand."""
-        if change.flow_run_id in self._active:
-            cancellations_due()
-
-    def _intake(self, runner: FlowRunner, health: PollingHealth, heartbeat_due: WakeUp) -> Intake:
+    def _make_intake(
+        self, runner: FlowRunner, health: PollingHealth, heartbeat_due: WakeUp, poll_due: WakeUp
+    ) -> Intake:
+        prefetch = self._config.effective_prefetch_seconds
         return Intake(
             api=runner.api,
             pool_name=self._config.pool,
             queue_names=self._config.queues,
-            prefetch=timedelta(seconds=self._config.effective_prefetch_seconds),
+            prefetch=None if prefetch is None else timedelta(seconds=prefetch),
+            rhythm=self._rhythm(self._config.settings.worker_query_seconds),
             active=self._active,
             runner=runner,
             health=health,
             pool_is_gone=heartbeat_due,
             notify=self._notify,
-            now=self._surroundings.now,
+            clock=ServerClock(self._surroundings.now),
+            wake_up=poll_due,
         )
+
+    async def _listen(  # noqa: ASYNC128 - passed on
+        self,
+        runner: FlowRunner,
+        poll_due: WakeUp,
+        cancellations_due: WakeUp,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Bring polls forward as the events websocket tells of something; each connecting is followed by all."""
+
+        def connected() -> None:
+            poll_due()
+            cancellations_due()
+
+        await keep_listening(
+            runner.api,
+            runner.keeper.pool_id,
+            connected,
+            partial(self._heed, cancellations_due),
+            self._rhythm(_PATIENCE_SECONDS),
+            poll_interval=self._config.settings.worker_query_seconds,
+            task_status=task_status,
+        )
+
+    def _heed(self, cancellations_due: WakeUp, change: StateChange) -> None:
+        """Have a poll find out about what was told, if it concerns this worker."""
+        if change.state_type is StateType.CANCELLING:
+            if change.flow_run_id in self._active:
+                cancellations_due()
+        elif self._intake is not None:
+            self._intake.say_scheduled(change.flow_run_id, change.queue_name)
 
     async def _give_up_when_lost(self, condition: Condition) -> None:
         seconds = self._config.settings.give_up_after

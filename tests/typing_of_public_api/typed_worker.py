@@ -90,7 +90,7 @@ def configuration_in_hand(settings: Settings) -> None:
     assert_type(config.drain_timeout, float)
     assert_type(config.settings, Settings)
     assert_type(config.stop_bound, float)
-    assert_type(config.effective_prefetch_seconds, float)
+    assert_type(config.effective_prefetch_seconds, float | None)
     assert_type(config.effective_worker_type, str | None)
 
     WorkerConfig()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

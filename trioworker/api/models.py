@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -165,9 +165,22 @@ class FlowRun:
     parameters: dict[str, Any] = attrs.field(factory=dict)
     infrastructure_pid: str | None = None
     start_time: datetime | None = None
+    expected_start_time: datetime | None = None
     next_scheduled_start_time: datetime | None = None
+    # Seconds by which it is late. Of any type, since nothing depends on it but how well the server's clock is known.
+    estimated_start_time_delta: Any = None
     run_count: int = 0
     empirical_policy: FlowRunPolicy = attrs.field(factory=FlowRunPolicy)
+
+    @property
+    def read_at(self) -> datetime | None:
+        """What the server's clock showed when it read the run; known only of one that should have begun by then."""
+        late = self.estimated_start_time_delta
+        if self.expected_start_time is None or self.start_time is not None:
+            return None
+        if not isinstance(late, int | float) or late <= 0:
+            return None
+        return self.expected_start_time + timedelta(seconds=late)
 
 
 @attrs.frozen(kw_only=True)
@@ -295,6 +308,7 @@ class WorkPool:
     type: str
     base_job_template: dict[str, Any] = attrs.field(factory=dict)
     is_paused: bool = False
+    concurrency_limit: int | None = None
 
     @property
     def needs_no_worker(self) -> bool:
@@ -334,11 +348,12 @@ class WorkerMetadata:
 
 @attrs.frozen(kw_only=True)
 class StateChange:
-    """A flow run came to be in a state of this type."""
+    """A flow run came to be in a state of this type, in a work queue of this name, if that is told."""
 
     flow_run_id: UUID
     state_type: StateType
     occurred: datetime
+    queue_name: str | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -66,9 +66,19 @@ def read_message(message: str | bytes | bytearray) -> StateChange | None:
             "event": {
                 "occurred": str(occurred),
                 "resource": {"prefect.resource.id": str(resource), "prefect.state-type": str(state_type)},
+                **rest,
             },
         } if resource.startswith(_FLOW_RUN):
-            return _state_change(resource.removeprefix(_FLOW_RUN), state_type, occurred)
+            queue_name = _queue_name(rest.get("related"))
+            return _state_change(resource.removeprefix(_FLOW_RUN), state_type, occurred, queue_name)
+    return None
+
+
+def _queue_name(related: Any) -> str | None:
+    for each in related if isinstance(related, list) else ():
+        match each:
+            case {"prefect.resource.role": "work-queue", "prefect.resource.name": str(name)}:
+                return name
     return None
 
 
@@ -79,12 +89,15 @@ def _decoded(message: str | bytes | bytearray) -> Any:
         return None
 
 
-def _state_change(flow_run_id: str, state_type: str, occurred: str) -> StateChange | None:
+def _state_change(
+    flow_run_id: str, state_type: str, occurred: str, queue_name: str | None
+) -> StateChange | None:
     try:
         change = StateChange(
             flow_run_id=UUID(flow_run_id),
             state_type=StateType(state_type),
             occurred=datetime.fromisoformat(occurred),
+            queue_name=queue_name,
         )
     except ValueError:
         return None

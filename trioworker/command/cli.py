@@ -115,7 +115,14 @@ def trioworker() -> None:
     "--prefetch-seconds",
     type=click.IntRange(min=0),
     metavar="SECONDS",
-    help="How far ahead of their time flow runs are taken.  [default: PREFECT_WORKER_PREFETCH_SECONDS]",
+    help="How far ahead of their time flow runs are taken.  [default: PREFECT_WORKER_PREFETCH_SECONDS if that is set;"
+    " or else each is taken when it is due]",
+)
+@click.option(
+    "--websocket/--no-websocket",
+    default=None,
+    help="Whether Prefect's events websocket tells of flow runs at once, or polling alone finds them."
+    "  [default: TRIOWORKER_WEBSOCKET, or on]",
 )
 @click.option("--run-once", is_flag=True, help="Poll once, wait for those flow runs, and exit.")
 @click.option(

@@ -103,7 +103,7 @@ class FlowRunner:
         found_at: float | None = None,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
+    ) -> ActiveRun:
         """See a run from its claim to its end; started when it holds its slot.
 
         Args:
@@ -111,6 +111,9 @@ class FlowRunner:
             found_at: when it was found to be due, on Trio's clock; now if not given. Runs that were found together
                 share what is read for them.
             task_status: told once the slot is held.
+
+        Returns:
+            What has become of it.
         """
         run_log = RunLog(flow_run, self.outbox if self.logs_to_api else None, self.now)
         with self.active.hold(flow_run, found_at) as active:
@@ -127,6 +130,7 @@ class FlowRunner:
             finally:
                 if cut_off:
                     await life.have_last_words()  # noqa: ASYNC102 - shielded and bounded in there
+        return active
 
 
 @attrs.define(eq=False)

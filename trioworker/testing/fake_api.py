@@ -813,7 +813,10 @@ class FakePrefectAPI(FakeServer):
             wanted = run.state.type in state_types and self._is_in_pool(run, pool_id)
             if wanted and changes in self._state_changes:
                 change = StateChange(
-                    flow_run_id=run.public.id, state_type=run.state.type, occurred=self.now()
+                    flow_run_id=run.public.id,
+                    state_type=run.state.type,
+                    occurred=self.now(),
+                    queue_name=run.queue.name,
                 )
                 changes.add_nowait(change)
 

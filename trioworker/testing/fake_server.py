@@ -138,8 +138,9 @@ class FakeServer:
             type=pool_type,
             base_job_template=copy.deepcopy(dict(base_job_template or {})),
             is_paused=is_paused,
+            concurrency_limit=concurrency_limit,
         )
-        self._pools[name] = pool = Pool(public, concurrency_limit)
+        self._pools[name] = pool = Pool(public)
         pool.queues["default"] = Queue("default", priority=1)
         return copy.deepcopy(public)
 
@@ -665,7 +666,7 @@ class FakeServer:
             ]
             waiting.sort(key=lambda run: run.due)
             due.extend(waiting[: self._free(queue.concurrency_limit, [queue])])
-        return due[: self._free(pool.concurrency_limit, list(pool.queues.values()))]
+        return due[: self._free(pool.public.concurrency_limit, list(pool.queues.values()))]
 
     def _free(self, limit: int | None, queues: Sequence[Queue]) -> int | None:
         if limit is None:
@@ -752,7 +753,12 @@ class FakeServer:
     def _public(self, run: Run) -> FlowRun:
         due = run.due if run.state.type is StateType.SCHEDULED else None
         return attrs.evolve(
-            copy.deepcopy(run.public), state_id=run.state.id, state=run.state, next_scheduled_start_time=due
+            copy.deepcopy(run.public),
+            state_id=run.state.id,
+            state=run.state,
+            expected_start_time=run.expected,
+            next_scheduled_start_time=due,
+            estimated_start_time_delta=run.lateness(self.now()),
         )
 
     def _flow_named(self, name: str) -> Flow:

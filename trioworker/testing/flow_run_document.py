@@ -46,10 +46,8 @@ def flow_run_document(run: Run, *, now: datetime) -> dict[str, Any]:
     """
     state = _state(run)
     created, updated = _moment(run.states[0]), _moment(run.state)
-    expected = _expected_start_time(run)
     ran = _time_running(run)
     runs_for = now - updated if run.state.type is StateType.RUNNING else timedelta()
-    delay = max(timedelta(), (run.public.start_time or now) - expected)
     is_waiting = run.state.type is StateType.SCHEDULED
     document = {
         **dict.fromkeys(_NEVER_SET_IN_RUN),
@@ -71,12 +69,12 @@ def flow_run_document(run: Run, *, now: datetime) -> dict[str, Any]:
             "retry_delay_seconds": 0.0,
             **unstructure(run.public.empirical_policy),
         },
-        "expected_start_time": expected.isoformat(),
+        "expected_start_time": run.expected.isoformat(),
         "next_scheduled_start_time": run.due.isoformat() if is_waiting else None,
         "end_time": updated.isoformat() if run.state.type.is_final else None,
         "total_run_time": ran.total_seconds(),
         "estimated_run_time": (ran + runs_for).total_seconds(),
-        "estimated_start_time_delta": delay.total_seconds(),
+        "estimated_start_time_delta": run.lateness(now),
         "auto_scheduled": run.auto_scheduled,
     }
     plain: dict[str, Any] = json.loads(json.dumps(document))
@@ -105,14 +103,6 @@ def _state_id(run: Run) -> UUID:
 def _moment(state: State) -> datetime:
     assert state.timestamp is not None  # noqa: S101 - the fake gives every state one
     return state.timestamp
-
-
-def _expected_start_time(run: Run) -> datetime:
-    """When the run was last scheduled for."""
-    times = [state.state_details.scheduled_time for state in run.states if state.type is StateType.SCHEDULED]
-    expected = times[-1]
-    assert expected is not None  # noqa: S101 - every scheduled state has a time
-    return expected
 
 
 def _time_running(run: Run) -> timedelta:

@@ -26,7 +26,6 @@ class Pool:
     """A work pool and its queues by name."""
 
     public: WorkPool
-    concurrency_limit: int | None = None
     queues: dict[str, Queue] = attrs.field(factory=dict)
 
 
@@ -73,6 +72,17 @@ class Run:
         scheduled_time = self.state.state_details.scheduled_time
         assert scheduled_time is not None  # noqa: S101 - `recorded` sees to it
         return scheduled_time
+
+    @property
+    def expected(self) -> datetime:
+        """When it was scheduled for at first."""
+        expected = self.states[0].state_details.scheduled_time
+        assert expected is not None  # noqa: S101 - a run begins as scheduled
+        return expected
+
+    def lateness(self, now: datetime) -> float:
+        """Seconds by which it began late, or is late by now."""
+        return max(0.0, ((self.public.start_time or now) - self.expected).total_seconds())
 
 
 @attrs.frozen
