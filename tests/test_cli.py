@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -205,6 +206,8 @@ async def terminated_after(seconds: float) -> None:
         (("--run-once",), "run_once", True),
         (("-l", "3"), "limit", 3),
         (("--limit", "3"), "limit", 3),
+        (("--launch-rate", "2.5"), "launch_rate", 2.5),
+        (("--launch-rate", "inf"), "launch_rate", math.inf),
         (("--with-healthcheck",), "with_healthcheck", True),
         (("--no-create-pool-if-not-found",), "create_pool_if_not_found", False),
         (("--drain-timeout", "1.5"), "drain_timeout", 1.5),
@@ -250,6 +253,8 @@ async def test_settings_are_those_of_the_process(autojump_clock: Clock, user: Us
     ("words", "complaint"),
     [
         (("--limit", "0"), "'--limit'"),
+        (("--launch-rate", "0"), "'--launch-rate'"),
+        (("--launch-rate", "nan"), "'--launch-rate': nan is no number."),
         (("--prefetch-seconds", "-1"), "'--prefetch-seconds'"),
         (("--drain-timeout", "soon"), "'--drain-timeout'"),
         (("--drain-timeout", "nan"), "'--drain-timeout': nan is no number of seconds."),

@@ -27,6 +27,7 @@ OPTIONS = (
     ("--websocket", "--no-websocket"),
     ("--run-once",),
     ("-l", "--limit"),
+    ("--launch-rate",),
     ("--with-healthcheck",),
     ("--install-policy",),
     ("--base-job-template",),

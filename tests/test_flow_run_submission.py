@@ -37,6 +37,14 @@ async def test_run_is_submitting_before_it_is_started(autojump_clock: Clock, wor
     assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Running", "Completed"]
 
 
+async def submitting_takes(world: World, run: FlowRun, seconds: float) -> None:
+    """Return a second after a run was proposed to be `Submitting`, which takes so long; what follows is quick."""
+    await world.api.wait_for_state(run.id, "Pending")
+    world.api.latencies["set_flow_run_state"] = seconds
+    await trio.sleep(1)
+    world.api.latencies.clear()
+
+
 async def test_run_is_labelled_with_its_worker(autojump_clock: Clock, world: World) -> None:
     run = world.schedule()
     await work(world, run, "Completed")
@@ -87,10 +95,8 @@ async def test_run_that_is_cancelled_while_it_is_submitted_is_not_started(
     autojump_clock: Clock, world: World
 ) -> None:
     run = world.schedule()
-    world.api.latencies["update_flow_run_labels"] = 100
     async with world.working():
-        await world.api.wait_for_state(run.id, "Pending")
-        await trio.sleep(1)
+        await submitting_takes(world, run, 100)
         world.api.cancel(run.id)
         await world.api.wait_for_state(run.id, "Cancelled")
     assert world.infrastructure.executions == []
@@ -114,9 +120,8 @@ async def test_run_that_is_deleted_before_it_is_submitted_is_not_started(
     autojump_clock: Clock, world: World
 ) -> None:
     run = world.schedule()
-    world.api.latencies["update_flow_run_labels"] = 1
     async with world.working():
-        await world.api.wait_for_state(run.id, "Pending")
+        await submitting_takes(world, run, 2)
         world.api.delete_flow_run(run.id)
         await trio.sleep(60)
     assert world.infrastructure.executions == []
@@ -126,10 +131,8 @@ async def test_run_is_given_back_when_the_worker_is_told_to_stop_while_it_is_sub
     autojump_clock: Clock, world: World
 ) -> None:
     run = world.schedule()
-    world.api.latencies["update_flow_run_labels"] = 5
     async with world.working() as worker:
-        await world.api.wait_for_state(run.id, "Pending")
-        await trio.sleep(1)
+        await submitting_takes(world, run, 5)
         worker.shutdown()
     assert world.states(run) == ["Scheduled", "Pending", "Submitting", "Scheduled"]
 
@@ -138,9 +141,7 @@ async def test_run_is_given_back_at_the_hard_stop_while_it_is_submitted(
     autojump_clock: Clock, world: World
 ) -> None:
     run = world.schedule()
-    world.api.latencies["update_flow_run_labels"] = 1000
     async with world.working() as worker:
-        await world.api.wait_for_state(run.id, "Pending")
-        await trio.sleep(1)
+        await submitting_takes(world, run, 1000)
         worker.stop()
     assert world.states(run) == ["Scheduled", "Pending", "Scheduled"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ async def test_two_hundred_runs_within_a_second_take_a_handful_of_polls(
     autojump_clock: Clock, world: World
 ) -> None:
     runs = []
-    async with world.working():
+    async with world.working(launch_rate=math.inf):
         await until(world, 2)
         for _ in range(200):
             runs.append(world.schedule(Script(seconds=1)))
@@ -263,7 +264,7 @@ async def test_full_page_is_followed_by_the_next_one(
 ) -> None:
     for _ in range(220):
         world.schedule(Script(seconds=FOREVER))
-    async with world.working(limit=limit, drain_timeout=0):
+    async with world.working(limit=limit, launch_rate=math.inf, drain_timeout=0):
         await trio.sleep(0.5)
         assert len(world.infrastructure.running) == 220
     assert 2 <= len(polls(world)) <= 6
@@ -276,7 +277,7 @@ async def test_full_page_that_nothing_can_be_taken_from_is_no_reason_to_poll_aga
     for _ in range(210):
         world.schedule()
     world.api.latencies["set_flow_run_state"] = 100
-    async with world.working(drain_timeout=1000):
+    async with world.working(launch_rate=math.inf, drain_timeout=1000):
         await until(world, 35)
     assert len(polls(world)) <= 6
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -87,7 +88,7 @@ async def test_urgent_queue_is_served_first(autojump_clock: Clock, world: World)
 async def test_burst_is_started_at_one_moment(autojump_clock: Clock, world: World) -> None:
     for _ in range(150):
         world.schedule(Script(seconds=5))
-    async with world.working():
+    async with world.working(launch_rate=math.inf):
         await trio.sleep(1)
         assert len(world.infrastructure.running) == 150
     assert {each.started_at for each in world.infrastructure.executions} == {0}

@@ -160,8 +160,9 @@ async def test_run_that_is_cancelled_before_it_is_started_never_was(
     autojump_clock: Clock, world: World
 ) -> None:
     run = world.schedule()
-    world.api.latencies["update_flow_run_labels"] = 100
     async with watched(world) as (worker, watch):
+        await world.api.wait_for_state(run.id, "Pending")
+        world.api.latencies["set_flow_run_state"] = 100
         await trio.sleep(1)
         world.api.cancel(run.id)
         await world.api.wait_for_state(run.id, "Cancelled")
@@ -190,8 +191,9 @@ async def test_run_that_is_given_back_says_so_and_may_come_again(autojump_clock:
 
 async def test_run_that_is_deleted_after_its_claim_is_lost(autojump_clock: Clock, world: World) -> None:
     run = world.schedule()
-    world.api.latencies["update_flow_run_labels"] = 1
     async with watched(world) as (worker, watch):
+        await world.api.wait_for_state(run.id, "Pending")
+        world.api.latencies["set_flow_run_state"] = 1
         await trio.sleep(0.5)
         world.api.delete_flow_run(run.id)
         await trio.sleep(60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # Prefect's default, in seconds.
 _PREFETCH_OF_PREFECT = 10.0
+
+# Runs in processes a second, if nobody says how many: what a machine of two cores bears, and hardly any server gives.
+_LAUNCH_RATE = 50.0
 
 
 def _unique_name(config: WorkerConfig) -> str:
@@ -48,6 +52,7 @@ class OptionalWorkerOptions(TypedDict, total=False):
     websocket: bool | None
     run_once: bool
     limit: int | None
+    launch_rate: float | None
     with_healthcheck: bool
     base_job_template: Mapping[str, Any] | None
     create_pool_if_not_found: bool
@@ -84,6 +89,8 @@ class WorkerConfig:
             if not, polling finds them. None for `TRIOWORKER_WEBSOCKET`, which is to be told unless it is set.
         run_once: poll once, see those runs to their end, and stop.
         limit: how many runs may be in hand at once; None for any number.
+        launch_rate: how many runs are started a second, `math.inf` for any number; None for 50, or for any number of
+            functions. After a second without any, as many as in a second are started at once.
         with_healthcheck: whether to serve `GET /health`, on `PREFECT_WORKER_WEBSERVER_HOST` and `_PORT`.
         base_job_template: Prefect's, for the pool if this worker creates it; None for that of the infrastructure.
         create_pool_if_not_found: whether to create a pool that does not exist, or wait for it.
@@ -109,6 +116,7 @@ class WorkerConfig:
     websocket: bool | None = None
     run_once: bool = False
     limit: int | None = None
+    launch_rate: float | None = None
     with_healthcheck: bool = False
     base_job_template: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     create_pool_if_not_found: bool = True
@@ -164,6 +172,9 @@ class WorkerConfig:
             raise ConfigurationError(f"limit must be a whole number of runs, or None, not {self.limit!r}.")
         if self.limit is not None and self.limit < 1:
             raise ConfigurationError(f"A limit of {self.limit} runs would let none start: give 1 or more.")
+        rate = self.launch_rate
+        if rate is not None and (not isinstance(rate, int | float) or not rate > 0):
+            raise ConfigurationError(f"launch_rate must be more than 0 runs a second, not {rate!r}.")
         for field in ("drain_timeout", "kill_grace", "flush_timeout", "prefetch_seconds"):
             seconds = getattr(self, field)
             if seconds is None and field == "prefetch_seconds":
@@ -215,6 +226,13 @@ class WorkerConfig:
     def listens(self) -> bool:
         """Whether the events websocket is listened to."""
         return self.settings.websocket if self.websocket is None else self.websocket
+
+    @property
+    def effective_launch_rate(self) -> float:
+        """How many runs are started a second."""
+        if self.launch_rate is not None:
+            return self.launch_rate
+        return _LAUNCH_RATE if self.flows is None else math.inf
 
     @property
     def cancellation_poll_seconds(self) -> float:

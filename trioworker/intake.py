@@ -20,6 +20,7 @@ from trioworker.api.models import FlowRun, StateType
 from trioworker.errors import ConfigurationError
 from trioworker.health import PollingHealth
 from trioworker.hints import Hints
+from trioworker.launch_rate import LaunchRate
 from trioworker.listing import Listing, choose, page_size
 from trioworker.notices import Notice, Notify
 from trioworker.runs.active import ActiveRun, ActiveRuns, RunEnd
@@ -27,8 +28,24 @@ from trioworker.runs.flow_run import FlowRunner
 from trioworker.server_clock import ServerClock
 from trioworker.service import Rhythm, Spacing, WakeUp, repeat
 
+# Seconds of launches for which one poll lists runs: what is listed for later may be others' by then.
+_LAUNCH_AHEAD = 1.0
+
 # Seconds that a poll may take, for which the one before has looked ahead.
 _POLL_SECONDS = 5.0
+
+
+@attrs.frozen
+class _Room:
+    """How many runs may be taken in hand at once.
+
+    Attributes:
+        runs: how many; None for any number.
+        held_up: whether more have a slot, but would be started too soon after others.
+    """
+
+    runs: int | None
+    held_up: bool = attrs.field(kw_only=True)
 
 
 @attrs.define(kw_only=True)
@@ -44,6 +61,7 @@ class Intake:
         active: the runs in hand.
         runner: lives their lives.
         health: told of each good poll.
+        launches: how many runs are started a second.
         pool_is_gone: called when the pool turns out not to exist.
         notify: told when a queue does not exist.
         clock: the server's time of day.
@@ -58,6 +76,7 @@ class Intake:
     active: ActiveRuns
     runner: FlowRunner
     health: PollingHealth
+    launches: LaunchRate
     pool_is_gone: Callable[[], None]
     notify: Notify
     clock: ServerClock
@@ -93,6 +112,14 @@ class Intake:
             self._left_behind = True
         elif not (self._polling or self._in_trouble):
             # Whoever polls now sees by itself whether that was enough; and trouble is no reason to poll more often.
+            self._poll_when_allowed()
+
+    def _poll_when_allowed(self) -> None:
+        """Poll as soon as one more run may be started."""
+        seconds = self.launches.seconds_to_next()
+        if seconds > 0:
+            self.wake_up.by(trio.current_time() + seconds)
+        else:
             self.wake_up()
 
     async def keep_polling(
@@ -120,19 +147,23 @@ class Intake:
             APIError: the API does not answer, or refuses to.
         """
         self._let_rested_go()
+        room = self._room(only_time=only_time)
         try:
-            listing = await self._list()
+            listing = await self._list(room.runs)
         except ObjectNotFoundError as error:
             self._nothing_to_poll(error, only_time=only_time)
             return False
         found_at = trio.current_time()
         self._complaint = ""
         self.health.polled()
-        free = self.active.free
-        chosen = choose(listing.due, self._not_wanted(), free)
-        self._plan(listing, chosen, free)
+        chosen = choose(listing.due, self._not_wanted(), room.runs)
+        self._plan(listing, chosen, room)
         for flow_run in chosen:
+            # Before it is claimed, so that it is free for others for as long.
+            await self.launches.wait()
             await self._start(runs, flow_run, found_at)
+        if room.held_up and self._left_behind:
+            self._poll_when_allowed()
         return bool(chosen)
 
     async def _start(self, runs: trio.Nursery, flow_run: FlowRun, found_at: float) -> None:
@@ -153,12 +184,19 @@ class Intake:
         if self._left_behind or _waits_again(run):
             self._look()
 
-    async def _list(self) -> Listing:
+    def _room(self, *, only_time: bool) -> _Room:
+        """How many runs one poll may take in hand."""
+        free = self.active.free
+        soon = None if only_time else self.launches.within(_LAUNCH_AHEAD)
+        held_up = soon is not None and (free is None or soon < free)
+        return _Room(soon if held_up else free, held_up=held_up)
+
+    async def _list(self, room: int | None) -> Listing:
         self._hints.looking()
         self._polling = True
         self._in_trouble = False
         try:
-            return await self._list_due() if self.prefetch is not None else await self._list_ahead()
+            return await (self._list_ahead(room) if self.prefetch is None else self._list_due(room))
         except APIError as error:
             # The delays of a failing poll are not to be cut short by whatever is said meanwhile.
             self._in_trouble = not isinstance(error, ObjectNotFoundError)
@@ -166,22 +204,22 @@ class Intake:
         finally:
             self._polling = False
 
-    async def _list_due(self) -> Listing:
+    async def _list_due(self, room: int | None) -> Listing:
         """List what is due, or is within the prefetch."""
-        size = page_size(self.active.free, self._still_listed, looks_ahead=False)
+        size = page_size(room, self._still_listed, looks_ahead=False)
         before = self.clock.now() + (self.prefetch or timedelta(0))
         listed = await self._ask(before, size)
         return Listing(due=listed, full=len(listed) >= size)
 
-    async def _list_ahead(self) -> Listing:
+    async def _list_ahead(self, room: int | None) -> Listing:
         """List what is due, and what will be before the next poll."""
-        size = page_size(self.active.free, self._still_listed, looks_ahead=True)
+        size = page_size(room, self._still_listed, looks_ahead=True)
         ahead = timedelta(seconds=self.rhythm.longest_interval + _POLL_SECONDS)
         listed = await self._ask(self.clock.now() + ahead, size)
         listing = Listing.at(self.clock.now(), listed, asked_for=size)
         pool = self.runner.keeper.pool
-        if self.active.free != 0 and listing.may_hide(None if pool is None else pool.concurrency_limit):
-            due = await self._list_due()
+        if room != 0 and listing.may_hide(None if pool is None else pool.concurrency_limit):
+            due = await self._list_due(room)
             return attrs.evolve(listing, due=due.due, full=due.full)
         return listing
 
@@ -195,10 +233,10 @@ class Intake:
             self.clock.compare(server_time, asked=asked, answered=self.clock.local())
         return listed
 
-    def _plan(self, listing: Listing, chosen: Sequence[FlowRun], free: int | None) -> None:
+    def _plan(self, listing: Listing, chosen: Sequence[FlowRun], room: _Room) -> None:
         """Decide what the next poll waits for, besides its regular time."""
         left_out = choose(listing.due, self._not_wanted(), None)[len(chosen) :]
-        all_taken = free is not None and free <= len(chosen)
+        all_taken = room.runs is not None and room.runs <= len(chosen)
         self._left_behind = listing.full or bool(left_out) or (all_taken and bool(listing.later))
         found = {run.id for run in (*listing.due, *listing.later)}
         again = self._hints.found(found | self._not_wanted()) or (listing.full and bool(chosen))

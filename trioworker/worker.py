@@ -32,6 +32,7 @@ from trioworker.health import PollingHealth, bind_health_socket, serve_health
 from trioworker.heartbeat import MissingPoolAlarm, keep_heartbeat
 from trioworker.infrastructure.protocol import Infrastructure
 from trioworker.intake import Intake
+from trioworker.launch_rate import LaunchRate
 from trioworker.listener import keep_listening
 from trioworker.notices import Notice, Notify, count_runs, log_notice
 from trioworker.observation import LARGEST_BACKLOG, Observation, Watch, WorkerPhase, WorkerStatus, run_status
@@ -356,6 +357,7 @@ class Worker:
             active=self._active,
             runner=runner,
             health=health,
+            launches=LaunchRate(self._config.effective_launch_rate),
             pool_is_gone=heartbeat_due,
             notify=self._notify,
             clock=ServerClock(self._surroundings.now),

@@ -29,7 +29,7 @@ from trioworker.command.package_installation import EnvironmentInstaller
 from trioworker.command.signals import SignalListener
 from trioworker.command.terminal import at_terminal, confirm
 from trioworker.command.type_provision import InstallPolicy, TypeProvision, refuse_type_without_server
-from trioworker.command.usage import Command, Seconds
+from trioworker.command.usage import Command, Number, Seconds
 from trioworker.config import WorkerConfig, template_problem
 from trioworker.errors import ConfigurationError, sole_errors_bare
 from trioworker.infrastructure.interpreter import find_interpreter
@@ -131,6 +131,12 @@ def trioworker() -> None:
     type=click.IntRange(min=1),
     metavar="N",
     help="Most flow runs at a time.  [default: any number]",
+)
+@click.option(
+    "--launch-rate",
+    type=Number(min=0, min_open=True),
+    metavar="N",
+    help="Most flow runs to start a second.  [default: 50; functions: any number]",
 )
 @click.option(
     "--with-healthcheck",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncclick as click
 
@@ -21,15 +21,23 @@ class Command(click.Command):
             raise
 
 
-class Seconds(click.FloatRange):
-    """How long something may take: 0 or more, and `inf` for ever."""
+class Number(click.FloatRange):
+    """A number, `inf` included, within the limits of the base class."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0)
+    what: ClassVar[str] = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read a value, as the base class does, which takes NaN for as good as any number."""
-        seconds: float = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail(f"{value} is no number of seconds.", param, ctx)
-        return seconds
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is no {self.what}.", param, ctx)
+        return number
+
+
+class Seconds(Number):
+    """How long something may take: 0 or more, and `inf` for ever."""
+
+    what: ClassVar[str] = "number of seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
