@@ -2409,7 +2409,7 @@ def test_every_operation_is_asked_of_both_servers() -> None:
 
 
 # How many a worker makes use of; all that it may ask of a server.
-OPERATIONS = 34
+OPERATIONS = 35
 
 
 def _asked_of_both(source: str) -> set[str]:
