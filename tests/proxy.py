@@ -6,6 +6,8 @@ Plain requests are passed on. What becomes of websockets is what tests are about
 from __future__ import annotations
 
 import enum
+import math
+from collections.abc import Callable
 from contextlib import suppress
 
 import attrs
@@ -14,6 +16,9 @@ import trio
 
 _HEAD_END = b"\r\n\r\n"
 
+# What a client sends over a websocket until it has asked for something: who it is, and what it wants.
+_ASKED = 2
+
 
 class Websockets(enum.Enum):
     """What is done with a request for a websocket."""
@@ -21,6 +26,9 @@ class Websockets(enum.Enum):
     PASS = "passed on"
     CLOSE = "the connection is closed without an answer"
     REFUSE = "answered with 403"
+    CUT = "passed on, and cut after a second"
+    HANG = "never answered"
+    MUTE = "passed on until something is asked for over it; from then on nothing comes back, though it stays open"
 
 
 @attrs.frozen
@@ -93,9 +101,22 @@ class Proxy:
                 await _join(stream, host, int(port), first=rest, answer=b"HTTP/1.1 200 OK\r\n\r\n")
             elif passage.websocket and self.websockets is Websockets.REFUSE:
                 await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-            elif not passage.websocket or self.websockets is Websockets.PASS:
+            elif passage.websocket and self.websockets is Websockets.HANG:
+                await trio.sleep_forever()
+            elif not passage.websocket or self.websockets is not Websockets.CLOSE:
                 to = self._destination(passage)
-                await _join(stream, to.host, to.port or 80, first=_onward(head, passage, to) + rest)
+                with trio.move_on_after(
+                    1 if passage.websocket and self.websockets is Websockets.CUT else math.inf
+                ):
+                    await _join(
+                        stream,
+                        to.host,
+                        to.port or 80,
+                        first=_onward(head, passage, to) + rest,
+                        heard=_ASKED
+                        if passage.websocket and self.websockets is Websockets.MUTE
+                        else math.inf,
+                    )
 
     def _destination(self, passage: Passage) -> httpx.URL:
         if passage.target.startswith("http://"):
@@ -135,8 +156,25 @@ async def _read_head(stream: trio.SocketStream) -> tuple[bytes, bytes]:
     return before + end, rest
 
 
-async def _join(near: trio.SocketStream, host: str, port: int, *, first: bytes, answer: bytes = b"") -> None:
-    """Copy between a connection and another one to be made, until either ends."""
+async def _join(
+    near: trio.SocketStream,
+    host: str,
+    port: int,
+    *,
+    first: bytes,
+    answer: bytes = b"",
+    heard: float = math.inf,
+) -> None:
+    """Copy between a connection and another one to be made, until either ends.
+
+    Args:
+        near: the connection.
+        host: where the other one goes.
+        port: likewise.
+        first: what is sent to it first.
+        answer: what is answered first.
+        heard: how many pieces may come from `near` until nothing is copied to it any more.
+    """
     try:
         far = await trio.open_tcp_stream(host, port)
     except OSError:
@@ -146,14 +184,27 @@ async def _join(near: trio.SocketStream, host: str, port: int, *, first: bytes, 
         await near.send_all(answer)
         await far.send_all(first)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_copy, near, far, nursery.cancel_scope)
-            nursery.start_soon(_copy, far, near, nursery.cancel_scope)
+            pieces = 0
+
+            def note() -> bool:
+                nonlocal pieces
+                pieces += 1
+                return True
+
+            nursery.start_soon(_copy, near, far, nursery.cancel_scope, note)
+            nursery.start_soon(_copy, far, near, nursery.cancel_scope, lambda: pieces < heard)
 
 
-async def _copy(source: trio.SocketStream, sink: trio.SocketStream, until: trio.CancelScope) -> None:
+async def _copy(
+    source: trio.SocketStream,
+    sink: trio.SocketStream,
+    until: trio.CancelScope,
+    wanted: Callable[[], bool],
+) -> None:
     with suppress(trio.BrokenResourceError):
         async for chunk in source:
-            await sink.send_all(chunk)
+            if wanted():
+                await sink.send_all(chunk)
     until.cancel()
 
 
