@@ -127,6 +127,32 @@ async def test_stream_of_runs_for_others_makes_no_more_than_a_poll_a_second(
     assert polls_between(world, 2, 62) <= 66
 
 
+async def test_stream_of_runs_for_this_worker_makes_no_more_than_five_polls_a_second(
+    autojump_clock: Clock, world: World
+) -> None:
+    runs = []
+    async with world.working():
+        await until(world, 2)
+        for _ in range(200):
+            runs.append(world.schedule())
+            await trio.sleep(0.06)
+        await until(world, 16)
+    assert polls_between(world, 2, 14) <= 5 * 12 + 4
+    assert max(claimed(world, run)[0] - due(world, run) for run in runs) <= 0.2 + 1e-6
+
+
+async def test_runs_that_come_one_after_the_other_wait_for_nothing(
+    autojump_clock: Clock, world: World
+) -> None:
+    runs = []
+    async with world.working():
+        await until(world, 2)
+        for _ in range(40):
+            runs.append(world.schedule())
+            await trio.sleep(0.25)
+    assert max(claimed(world, run)[0] - due(world, run) for run in runs) == 0
+
+
 async def test_run_that_comes_after_a_stream_waits_for_nothing(autojump_clock: Clock, world: World) -> None:
     async with world.working():
         await until(world, 2)
@@ -158,14 +184,14 @@ async def test_run_that_is_told_before_it_is_shown_is_looked_for_once_more(
 ) -> None:
     """An event may come before the transaction that it tells of."""
     async with world.working() as worker:
-        await until(world, 2)
+        await until(world, 3)
         world.api.pause_work_pool(POOL)
         run = world.schedule()
         await trio.sleep(0.01)
         world.api.pause_work_pool(POOL, paused=False)
-        await until(world, 4)
+        await until(world, 5)
         assert worker.runs_in_hand == 0
-    assert claimed(world, run)[0] < 2.1
+    assert claimed(world, run)[0] < 3.1
 
 
 async def test_queue_that_is_not_served_makes_no_polls(autojump_clock: Clock, world: World) -> None:
@@ -195,6 +221,23 @@ async def test_each_connecting_is_followed_by_a_poll_of_each_kind(
     assert connected in polls(world)
     assert connected in world.api.times("find_cancelling_flow_runs")
     assert claimed(world, missed) == [connected]
+
+
+async def test_thousand_cancellations_within_a_second_make_a_handful_of_polls(
+    autojump_clock: Clock, world: World
+) -> None:
+    # They are still in hand when they are cancelled once more.
+    runs = [world.schedule(Script(seconds=FOREVER, ignores_terminate=True)) for _ in range(100)]
+    async with world.working():
+        await until(world, 2)
+        for _ in range(10):
+            for run in runs:
+                world.api.set_state(run.id, "Cancelling", force=True)
+                await trio.sleep(0.001)
+        await until(world, 60)
+    polled = [at for at in world.api.times("find_cancelling_flow_runs") if 2 <= at < 9]
+    assert 1 <= len(polled) <= 8
+    assert {world.states(run)[-1] for run in runs} == {"Cancelled"}
 
 
 # Switched off
@@ -493,7 +536,7 @@ async def test_run_that_cannot_be_claimed_is_tried_as_often_as_by_polling_alone(
             world.api.set_state(world.schedule().id, "Running", force=True)
             await trio.sleep(1)
         await until(world, 599)
-    assert world.api.count("set_flow_run_state") <= 60
+    assert world.api.count("set_flow_run_state") <= 60 + 2
     assert len(polls(world)) <= 60 + 20
 
 

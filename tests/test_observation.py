@@ -680,6 +680,8 @@ async def test_function_keeps_its_slot_though_the_api_refuses_to_hear_of_its_end
     watch = worker.watch()
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
+        # Some time after the first poll for cancellations, so that the next one need not keep its distance.
+        await trio.sleep(1)
         cancelled_at = await refuse_cancelled_of(stage, run)
         await trio.sleep(300)
         assert worker.status().free == 0

@@ -93,23 +93,28 @@ def test_interval_is_never_shorter_nor_longer_than_chance_has_it(chance: float) 
     assert rhythm.shortest_interval <= rhythm.delay(0) <= rhythm.longest_interval
 
 
-def test_rounds_that_are_called_for_one_at_a_time_are_kept_apart_by_little() -> None:
+@pytest.mark.parametrize(("called", "pause"), [(False, 0.05), (True, 2.1), (True, 3600)])
+def test_rounds_that_are_not_called_for_one_right_after_the_other_are_kept_apart_by_little(
+    called: bool, pause: float
+) -> None:
     spacing = Spacing()
-    spaces = [spacing.after_round(awaited=False, fruitful=fruitful) for fruitful in (True, False) * 3]
-    assert spaces == [0.05] * 6
+    spaces = [
+        spacing.after_round(called=called, pause=pause, fruitful=fruitful) for fruitful in (True, False)
+    ]
+    assert spaces == [0.05, 0.05]
 
 
-def test_space_grows_as_long_as_rounds_are_waited_for() -> None:
+def test_space_grows_in_a_row_of_rounds_that_are_called_for() -> None:
     spacing = Spacing()
-    spaces = [spacing.after_round(awaited=True, fruitful=False) for _ in range(2000)]
+    spaces = [spacing.after_round(called=True, pause=0.3, fruitful=False) for _ in range(2000)]
     assert spaces[:5] == [0.1, 0.2, 0.4, 0.8, 1]
     assert set(spaces[5:]) == {1}
-    assert spacing.after_round(awaited=False, fruitful=False) == 0.05
+    assert spacing.after_round(called=True, pause=3, fruitful=False) == 0.05
 
 
 def test_space_stays_small_when_rounds_bring_something() -> None:
     spacing = Spacing()
-    spaces = [spacing.after_round(awaited=True, fruitful=True) for _ in range(10)]
+    spaces = [spacing.after_round(called=True, pause=0.3, fruitful=True) for _ in range(10)]
     assert spaces[:2] == [0.1, 0.2]
     assert set(spaces[2:]) == {0.2}
 

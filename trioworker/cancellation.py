@@ -14,7 +14,7 @@ from trioworker.api.errors import APIError
 from trioworker.api.models import FlowRun
 from trioworker.runs.active import ActiveRuns
 from trioworker.runs.conclusion import cancelled
-from trioworker.service import Rhythm, WakeUp, repeat
+from trioworker.service import Rhythm, Spacing, WakeUp, repeat
 
 _logger = logging.getLogger(__name__)
 
@@ -86,4 +86,4 @@ class CancellationWatch:
     ) -> None:
         """Poll for ever."""
         task_status.started()
-        await repeat("poll for cancelled flow runs", self.poll, rhythm, wake_up=wake_up)
+        await repeat("poll for cancelled flow runs", self.poll, rhythm, wake_up=wake_up, spacing=Spacing())

@@ -87,14 +87,13 @@ class WakeUp:
             at_least: how many of them are slept in any case.
 
         Returns:
-            Whether a call came during those.
+            Whether somebody called.
         """
         begin = trio.current_time()
         await trio.sleep(min(at_least, seconds))
-        called = self._event.is_set() or self._at <= trio.current_time()
         with trio.move_on_at(min(begin + seconds, self._at)):
             await self._event.wait()
-        return called
+        return self._event.is_set() or trio.current_time() < begin + seconds
 
     def answer(self) -> None:
         """Take all calls so far for answered, because a round begins."""
@@ -102,11 +101,12 @@ class WakeUp:
         self._at = math.inf
 
 
-# Seconds from the end of a round to the next one that somebody calls for: the first time, and at the most if the
-# rounds bring something, and if they do not.
+# Seconds from the end of a round to the next one that somebody calls for: for the first of a row, and at the most if
+# the rounds bring something, and if they do not. A row ends with a pause of so many seconds.
 _SHORTEST_SPACE = 0.05
 _LONGEST_FRUITFUL_SPACE = 0.2
 _LONGEST_SPACE = 1.0
+_PAUSE = 2.0
 
 
 class Spacing:
@@ -115,14 +115,15 @@ class Spacing:
     def __init__(self) -> None:
         self._in_a_row = 0
 
-    def after_round(self, *, awaited: bool, fruitful: bool) -> float:
+    def after_round(self, *, called: bool, pause: float, fruitful: bool) -> float:
         """Seconds from a round to the next one at the soonest.
 
         Args:
-            awaited: whether the round was called for while the one before still kept others away.
+            called: whether the round was called for.
+            pause: seconds from the one before until it began.
             fruitful: whether it has brought something.
         """
-        self._in_a_row = self._in_a_row + 1 if awaited else 0
+        self._in_a_row = self._in_a_row + 1 if called and pause <= _PAUSE else 0
         longest = _LONGEST_FRUITFUL_SPACE if fruitful else _LONGEST_SPACE
         return min(_SHORTEST_SPACE * 2.0 ** min(self._in_a_row, 10), longest)
 
@@ -153,11 +154,13 @@ async def repeat(
     complaint = ""
     delay = 0.0 if run_first else rhythm.delay(0)
     space = 0.0
-    awaited = False
+    called = False
+    ended = trio.current_time()
     while True:
         if delay > 0:
-            awaited = await wake_up.sleep(delay, at_least=space)
+            called = await wake_up.sleep(delay, at_least=space)
         started = trio.current_time()
+        pause = started - ended
         wake_up.answer()
         retry_after = None
         space = 0.0
@@ -177,8 +180,9 @@ async def repeat(
                 _logger.info("Could %s again", name)
             failures = 0
             if spacing is not None:
-                space = spacing.after_round(awaited=awaited, fruitful=fruitful)
-        delay = rhythm.delay(failures, retry_after, spent=trio.current_time() - started)
+                space = spacing.after_round(called=called, pause=pause, fruitful=fruitful)
+        ended = trio.current_time()
+        delay = rhythm.delay(failures, retry_after, spent=ended - started)
         if delay == 0:
             await trio.lowlevel.checkpoint()
 
