@@ -288,6 +288,16 @@ async def test_free_slot_makes_no_poll_if_nothing_was_left_behind(
     assert polls(world) == [0]
 
 
+async def test_free_slot_of_a_pool_with_a_limit_is_taken_at_once(autojump_clock: Clock, world: World) -> None:
+    world.api.add_work_pool(POOL, concurrency_limit=1)
+    world.deployment = world.api.add_deployment("flow", POOL)
+    for _ in range(3):
+        world.schedule(Script(seconds=3))
+    async with world.working():
+        await until(world, 9.5)
+    assert started(world) == [0, 3, 6]
+
+
 async def test_run_that_is_scheduled_while_all_slots_are_taken_is_polled_for_when_one_is_free(
     autojump_clock: Clock, world: World
 ) -> None:

@@ -93,17 +93,17 @@ def test_next_time_is_that_of_the_first_run_of_the_future() -> None:
 
 
 @pytest.mark.parametrize(
-    ("later", "asked_for", "pool_limit", "hides"),
+    ("later", "asked_for", "pool_is_limited", "hides"),
     [
-        (1, 2, None, True),
-        (1, 3, None, False),
-        (0, 1, None, False),
-        (1, 3, 5, True),
-        (0, 1, 5, False),
+        (1, 2, False, True),
+        (1, 3, False, False),
+        (0, 1, False, False),
+        (1, 3, True, True),
+        (0, 1, True, False),
     ],
 )
 def test_run_that_is_due_may_be_hidden_by_one_of_the_future_if_not_all_are_listed(
-    later: int, asked_for: int, pool_limit: int | None, hides: bool
+    later: int, asked_for: int, pool_is_limited: bool, hides: bool
 ) -> None:
     listed = [flow_run(), *(flow_run(9) for _ in range(later))]
-    assert Listing.at(NOW, listed, asked_for=asked_for).may_hide(pool_limit) is hides
+    assert Listing.at(NOW, listed, asked_for=asked_for).may_hide(pool_is_limited=pool_is_limited) is hides

@@ -47,6 +47,10 @@ class _Room:
     runs: int | None
     held_up: bool = attrs.field(kw_only=True)
 
+    def all_taken_by(self, number: int) -> bool:
+        """Whether there is room for no more than so many runs."""
+        return self.runs is not None and self.runs <= number
+
 
 @attrs.define(kw_only=True)
 class Intake:
@@ -162,7 +166,7 @@ class Intake:
             # Before it is claimed, so that it is free for others for as long.
             await self.launches.wait()
             await self._start(runs, flow_run, found_at)
-        if room.held_up and self._left_behind:
+        if room.held_up and room.all_taken_by(len(chosen)) and self._left_behind:
             self._poll_when_allowed()
         return bool(chosen)
 
@@ -217,8 +221,7 @@ class Intake:
         ahead = timedelta(seconds=self.rhythm.longest_interval + _POLL_SECONDS)
         listed = await self._ask(self.clock.now() + ahead, size)
         listing = Listing.at(self.clock.now(), listed, asked_for=size)
-        pool = self.runner.keeper.pool
-        if room != 0 and listing.may_hide(None if pool is None else pool.concurrency_limit):
+        if room != 0 and listing.may_hide(pool_is_limited=self._pool_is_limited):
             due = await self._list_due(room)
             return attrs.evolve(listing, due=due.due, full=due.full)
         return listing
@@ -236,8 +239,9 @@ class Intake:
     def _plan(self, listing: Listing, chosen: Sequence[FlowRun], room: _Room) -> None:
         """Decide what the next poll waits for, besides its regular time."""
         left_out = choose(listing.due, self._not_wanted(), None)[len(chosen) :]
-        all_taken = room.runs is not None and room.runs <= len(chosen)
-        self._left_behind = listing.full or bool(left_out) or (all_taken and bool(listing.later))
+        all_taken = room.all_taken_by(len(chosen))
+        hidden = listing.full or self._pool_is_limited
+        self._left_behind = hidden or bool(left_out) or (all_taken and bool(listing.later))
         found = {run.id for run in (*listing.due, *listing.later)}
         again = self._hints.found(found | self._not_wanted()) or (listing.full and bool(chosen))
         if all_taken:
@@ -248,6 +252,12 @@ class Intake:
         seconds = listing.seconds_to_next(self.clock.now())
         if seconds is not None:
             self.wake_up.by(trio.current_time() + seconds)
+
+    @property
+    def _pool_is_limited(self) -> bool:
+        """Whether the pool has a concurrency limit, past which the server lists none of its runs."""
+        pool = self.runner.keeper.pool
+        return pool is not None and pool.concurrency_limit is not None
 
     @property
     def _still_listed(self) -> int:

@@ -67,16 +67,16 @@ class Listing:
         due = [run for run in listed if _time_of(run, now) <= now + _EARLY]
         return cls(due=due, later=later, full=len(listed) >= asked_for)
 
-    def may_hide(self, pool_limit: int | None) -> bool:
+    def may_hide(self, *, pool_is_limited: bool) -> bool:
         """Whether a run that is due may be missing because one took its place that is not.
 
         A queue of a higher priority comes first with all that was asked for, and the server lists no more than was
         asked for, nor more than the pool has slots.
 
         Args:
-            pool_limit: the work pool's concurrency limit.
+            pool_is_limited: whether the work pool has a concurrency limit.
         """
-        return bool(self.later) and (self.full or pool_limit is not None)
+        return bool(self.later) and (self.full or pool_is_limited)
 
     def seconds_to_next(self, now: datetime) -> float | None:
         """How long it is until the first run of `later` is due; None if there is none."""
