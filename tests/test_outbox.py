@@ -84,10 +84,27 @@ def names(api: FakePrefectAPI) -> list[str]:
 
 async def test_events_arrive_in_order(autojump_clock: Clock, api: FakePrefectAPI) -> None:
     async with emitting(api, flush_deadline=within(3)) as outbox:
-        for number in range(120):
+        for number in range(800):
             outbox.event(event(str(number)))
-    assert names(api) == [str(number) for number in range(120)]
-    assert [len(call.arguments["events"]) for call in api.calls] == [50, 50, 20]
+    assert names(api) == [str(number) for number in range(800)]
+    assert [len(call.arguments["events"]) for call in api.calls] == [500, 300]
+
+
+async def test_no_event_is_lost_while_each_batch_waits_behind_the_requests_of_many_runs(
+    autojump_clock: Clock, api: FakePrefectAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = api.send_events
+
+    async def send_late(events: Sequence[Event]) -> None:
+        await trio.sleep(10)
+        await send(events)
+
+    monkeypatch.setattr(api, "send_events", send_late)
+    async with emitting(api, flush_deadline=within(30)) as outbox:
+        for number in range(4_000):
+            outbox.event(event(str(number)))
+            await trio.sleep(0.025)
+    assert names(api) == [str(number) for number in range(4_000)]
 
 
 async def test_events_of_a_moment_go_out_together(autojump_clock: Clock, api: FakePrefectAPI) -> None:

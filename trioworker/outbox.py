@@ -32,7 +32,8 @@ from trioworker.service import Rhythm, patiently
 _logger = logging.getLogger(__name__)
 
 _EVENTS_HELD = 1_000
-_EVENTS_A_BATCH = 50
+# In a burst of runs a batch waits behind the requests of all of them, during which new events come.
+_EVENTS_A_BATCH = 500
 _EVENT_BATCH_SECONDS = 0.05
 _LOG_LINES_HELD = 5_000
 _LOG_LINES_A_BATCH = 500
