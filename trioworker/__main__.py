@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
@@ -16,6 +17,9 @@ def main() -> None:
 
         from trioworker.command.cli import trioworker  # noqa: PLC0415
 
+        # What has been imported stays, so there is no need to search it for garbage again and again; the last time
+        # is half of what a worker takes to end.
+        gc.freeze()
         # Called by itself, it would run by way of anyio, which takes 1 MB and 20 ms to import.
         trio.run(trioworker.main)
     except KeyboardInterrupt:
