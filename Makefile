@@ -10,12 +10,13 @@ NO_ASYNC_RULES := ASYNC114,ASYNC124,ASYNC127
 ASYNC_FILES := $(shell grep -rlE '\b(async|await|trio)\b' --include='*.py' trioworker tests examples benchmarks)
 ASYNC_CHECKED := $(VENV)/.async-checked
 READY := $(VENV)/.ready
+BENCH := build/bench
 # All of the package's names have complete types, or it shows which do not. (pyright finds the package by way of the
 # python in PATH, and lists the modules first.)
 ONLY_COMPLETE := awk '!/^   trioworker/ { text = text $$0 "\n" } /score: 100%/ { good = $$0 } \
 	END { if (good) print good; else { printf "%s", text; exit 1 } }'
 
-.PHONY: help demo demo-trio test test-fast parity check format clean
+.PHONY: help demo demo-trio test test-fast parity bench bench-quick check format clean
 
 help:
 	@echo "make demo       start a local Prefect server, run three flow runs, show them"
@@ -23,6 +24,8 @@ help:
 	@echo "make test       all tests, those against a real Prefect server included"
 	@echo "make test-fast  the tests that need neither a server nor a process"
 	@echo "make parity     the same deployments run by Prefect's worker and by ours, compared (ten minutes)"
+	@echo "make bench      Prefect's worker and ours measured in turn: benchmarks/RESULTS.md (25 minutes)"
+	@echo "make bench-quick  a first impression of that in three minutes"
 	@echo "make check      format, lint, flake8-async, strict types by mypy and pyright"
 	@echo "make format     put the code into the project's format"
 
@@ -47,6 +50,23 @@ test-fast: $(READY)
 parity: $(READY)
 	$(BIN)/python tests/parity/run.py
 
+# As users have them: Prefect alone, and Prefect with trioworker beside it; both of the same versions.
+$(BENCH)/.ready: pyproject.toml
+	@echo "Preparing $(BENCH) (a minute or two the first time) ..."
+	@test -x $(BENCH)/trioworker/bin/python || $(PYTHON) -m venv $(BENCH)/trioworker
+	@test -x $(BENCH)/prefect/bin/python || $(PYTHON) -m venv $(BENCH)/prefect
+	@$(BENCH)/trioworker/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@$(BENCH)/trioworker/bin/python -m pip freeze --exclude-editable > $(BENCH)/versions.txt
+	@$(BENCH)/prefect/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint $(BENCH)/versions.txt prefect
+	@touch $@
+
+bench: $(BENCH)/.ready
+	@$(BENCH)/trioworker/bin/python -m benchmarks
+
+bench-quick: $(BENCH)/.ready
+	@$(BENCH)/trioworker/bin/python -m benchmarks --quick
+
 $(ASYNC_CHECKED): $(READY) Makefile $(ASYNC_FILES)
 	$(BIN)/flake8 --select ASYNC1,ASYNC2,ASYNC3 --extend-ignore $(NO_ASYNC_RULES) \
 		$(if $(filter-out %.py,$?),$(ASYNC_FILES),$?)
@@ -65,4 +85,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis

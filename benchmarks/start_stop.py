@@ -1,6 +1,6 @@
 """What is left behind when workers come and go: tasks, file descriptors, threads, memory, objects.
 
-    python benchmarks/start_stop.py [CYCLES [API_URL]]
+    python -m benchmarks.start_stop [CYCLES [API_URL]]
 
 Without a URL, starts a Prefect server on this machine. A cycle opens a worker with everything that it may have
 (health server, websocket, heartbeats) and shuts it down; every other one is left as soon as it polls, and every

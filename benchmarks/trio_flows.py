@@ -1,11 +1,11 @@
-"""How quickly functions are run as flow runs, on a Prefect server of their own (SQLite, this machine).
+"""How quickly functions are run as flow runs when many are due, on a Prefect server of their own.
 
-Two figures: 200 runs scheduled at once on a worker with a limit of 50, a fifth of which fail at first and are tried
-again; and single runs that somebody else schedules on an idle worker with Prefect's default intervals. Times are
-those of the states on the server: from Scheduled, or from Pending, which is the claim, to the first Running. Before
-anything is printed, every run's end is checked, and how often its function was called.
+200 runs are scheduled at once on a worker with a limit of 50; a fifth of them fail at first and are tried again.
+Times are those of the states on the server: from Pending, which is the claim, to the first Running. Before anything
+is printed, every run's end is checked, and how often its function was called. (How soon a single one runs on an
+idle worker, `make bench` says.)
 
-    python benchmarks/trio_flows.py [RUNS [LIMIT [SINGLE_RUNS]]]
+    python -m benchmarks.trio_flows [RUNS [LIMIT]]
 """
 
 import argparse
@@ -55,7 +55,7 @@ def expected_state(number: int) -> str:
     return "Completed" if number % FAILS else "Failed"
 
 
-async def main(home: Path, runs: int, limit: int, singles: int) -> None:
+async def main(home: Path, runs: int, limit: int) -> None:
     """Measure, in an empty directory."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = {**clean, "PREFECT_HOME": str(home)}
@@ -65,7 +65,6 @@ async def main(home: Path, runs: int, limit: int, singles: int) -> None:
         config = trioworker.WorkerConfig(pool=POOL, settings=settings)
         async with open_client(config.transport_config(), Condition()) as api:
             await measure_crowd(api, deployment.id, settings, runs, limit)
-            await measure_singles(api, deployment.id, settings, singles)
 
 
 async def measure_crowd(
@@ -92,35 +91,13 @@ async def measure_crowd(
         f"{runs} runs at once, limit {limit}, {sum(calls.values())} calls: every end and count as it is to be"
     )
     print(f"  first claim to last end {seconds:.1f} s, {runs / seconds:.1f} runs a second")
-    show("  claim to Running", [milliseconds(history, "Pending") for history in histories])
+    show("  claim to Running", [claim_to_running(history) for history in histories])
 
 
-async def measure_singles(
-    api: PrefectAPI, deployment: UUID, settings: trioworker.Settings, singles: int
-) -> None:
-    """Run one after the other on an idle worker."""
-    histories = []
-    async with trioworker.open_worker(pool=POOL, flows=app, settings=settings) as worker:
-        for _ in range(singles):
-            await trio.sleep(1)
-            with worker.watch() as happenings:
-                run = await api.create_flow_run(deployment, parameters={"number": 1})
-                await see_finished(worker, 1, happenings)
-            histories.append(await api.read_flow_run_states(run.id))
-    for history in histories:
-        if history[-1].label != "Completed":
-            sys.exit(f"A single run went wrong: {', '.join(state.label for state in history)}")
-    print(f"{singles} single runs on an idle worker")
-    for begin in ("Scheduled", "Pending"):
-        show(f"  {begin} to Running", [milliseconds(history, begin) for history in histories])
-
-
-async def see_finished(
-    worker: trioworker.Worker, runs: int, happenings: trioworker.Watch | None = None
-) -> None:
+async def see_finished(worker: trioworker.Worker, runs: int) -> None:
     """Wait until so many runs have ended."""
     left = runs
-    with happenings or worker.watch() as found:
+    with worker.watch() as found:
         async for happening in found:
             left -= isinstance(happening, trioworker.RunFinished)
             if not left:
@@ -139,17 +116,17 @@ def moment(history: Sequence[State], name: str) -> datetime:
     return next(at(state) for state in history if state.label == name)
 
 
-def milliseconds(history: Sequence[State], begin: str) -> float:
-    """From a run's first state of a name to its being Running."""
-    return (moment(history, "Running") - moment(history, begin)) / timedelta(milliseconds=1)
+def claim_to_running(history: Sequence[State]) -> float:
+    """Milliseconds from a run's claim to its being Running."""
+    return (moment(history, "Running") - moment(history, "Pending")) / timedelta(milliseconds=1)
 
 
-def show(what: str, times: Sequence[float]) -> None:
-    """Print how a series of milliseconds is distributed."""
-    ordered = sorted(times)
+def show(what: str, milliseconds: Sequence[float]) -> None:
+    """Print how a series of times is distributed."""
+    ordered = sorted(milliseconds)
     print(
-        f"{what}: median {statistics.median(ordered):.0f} ms, 90 % within"
-        f" {ordered[int(0.9 * len(ordered))]:.0f} ms, {ordered[0]:.0f} to {ordered[-1]:.0f} ms"
+        f"{what}: median {statistics.median(ordered):.0f} ms,"
+        f" 90 % within {ordered[int(0.9 * len(ordered))]:.0f} ms, longest {ordered[-1]:.0f} ms"
     )
 
 
@@ -160,9 +137,6 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "limit", nargs="?", type=int, default=50, help="of the worker for these, 50 by default"
     )
-    parser.add_argument(
-        "single_runs", nargs="?", type=int, default=30, help="on an idle worker, 30 by default"
-    )
     return parser.parse_args()
 
 
@@ -171,4 +145,4 @@ if __name__ == "__main__":
     # The failures that are asked for are no news.
     logging.getLogger("trioworker.flow_runs").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="trioworker-benchmark-") as directory:
-        trio.run(main, Path(directory), asked.runs, asked.limit, asked.single_runs)
+        trio.run(main, Path(directory), asked.runs, asked.limit)

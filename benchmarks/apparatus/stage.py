@@ -1,0 +1,91 @@
+"""What both workers play on: a fresh Prefect server, with a work pool and the same deployments for each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from benchmarks.apparatus.rest import Rest, open_rest
+from benchmarks.apparatus.sides import Side, own_environment
+from trioworker.command.local_server import open_local_server
+
+FLOWS: Final = Path(__file__).resolve().parents[1] / "flows"
+"""Where the flows are."""
+
+
+@attrs.frozen
+class Deployments:
+    """The deployments in one work pool, by their ids.
+
+    Attributes:
+        hello: says hello; as `prefect deploy` makes it.
+        nap: sleeps.
+        command: executes `true` instead of a flow.
+    """
+
+    hello: str
+    nap: str
+    command: str
+
+
+@attrs.frozen
+class Stage:
+    """The server, and what is on it.
+
+    Attributes:
+        rest: the server's API.
+        directory: for files, empty at first.
+        sides: the two workers.
+        deployments: what is deployed for each.
+    """
+
+    rest: Rest
+    directory: Path
+    sides: tuple[Side, Side]
+    deployments: dict[str, Deployments]
+
+    async def pause(self, side: Side, *, paused: bool) -> None:
+        """Have the work pool of a side give out no runs, or give them out again."""
+        await self.rest.call("PATCH", f"work_pools/{side.pool}", {"is_paused": paused})
+
+
+@asynccontextmanager
+async def open_stage(directory: Path, sides: tuple[Side, Side]) -> AsyncIterator[Stage]:
+    """A stage for the length of a block.
+
+    Args:
+        directory: an empty one.
+        sides: the two workers; the server runs in the environment of the first.
+    """
+    home = directory / "server"
+    home.mkdir()
+    async with (
+        open_local_server(
+            python=str(sides[0].python), home=home, environment=own_environment(home)
+        ) as server,
+        open_rest(server.url) as rest,
+    ):
+        yield Stage(rest, directory, sides, {side.name: await deploy(rest, side) for side in sides})
+
+
+async def deploy(rest: Rest, side: Side) -> Deployments:
+    """Make the work pool of a side, and its deployments."""
+    await rest.call("POST", "work_pools/", {"name": side.pool, "type": "process"})
+
+    async def deployment(flow: str, **fields: Any) -> str:
+        flow_id = (await rest.call("POST", "flows/", {"name": flow}))["id"]
+        body = {"name": side.name, "flow_id": flow_id, "work_pool_name": side.pool, **fields}
+        made: str = (await rest.call("POST", "deployments/", body))["id"]
+        return made
+
+    # What `prefect deploy` writes for flows that lie on this machine.
+    step = {"prefect.deployments.steps.set_working_directory": {"directory": str(FLOWS)}}
+    return Deployments(
+        hello=await deployment("hello", entrypoint="hello.py:hello", pull_steps=[step]),
+        nap=await deployment("nap", entrypoint="hello.py:nap", pull_steps=[step]),
+        command=await deployment("command", job_variables={"command": "true"}),
+    )

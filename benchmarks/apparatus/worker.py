@@ -1,0 +1,164 @@
+"""A worker as a process under observation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from benchmarks.apparatus import proc
+from benchmarks.apparatus.sides import Side
+from benchmarks.failures import BenchmarkError
+from trioworker.errors import sole_errors_bare
+
+_REAPER = Path(__file__).with_name("reaper.py")
+_KILLED_WITHIN = 20
+_LOOK_AGAIN = 0.1
+_SHOWN = 3000
+
+
+@attrs.define(eq=False)
+class Worker:
+    """A worker that runs, or has ended.
+
+    Attributes:
+        side: whose it is.
+        reaper: the process above it, which adopts whatever it leaves behind.
+        pid: its own process.
+        begun: when its program was about to be executed, in nanoseconds of the monotonic clock.
+        log: the file with its output.
+        was_stopped: whether it was told to end.
+        ended: set when it has ended.
+        status: its exit status then.
+        ended_at: when that was, on the same clock.
+    """
+
+    side: Side
+    reaper: int
+    pid: int
+    begun: int
+    log: Path
+    was_stopped: bool = False
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    status: int | None = None
+    ended_at: int = 0
+
+    async def stop(self) -> float:
+        """Send it SIGTERM; returns the seconds that it took to end.
+
+        Raises:
+            BenchmarkError: it did not end well.
+        """
+        self.was_stopped = True
+        asked = time.monotonic_ns()
+        os.kill(self.pid, signal.SIGTERM)
+        with trio.move_on_after(60):
+            await self.ended.wait()
+        if self.status != 0:
+            how = "did not end within a minute" if self.status is None else f"ended with status {self.status}"
+            raise BenchmarkError(
+                f"{self.side.name}: the worker {how} after SIGTERM; it wrote:\n{self.output()}"
+            )
+        return (self.ended_at - asked) / 1e9
+
+    async def says(self, text: str) -> None:
+        """Wait until it has written something."""
+        while text not in self.log.read_text(errors="replace"):  # noqa: ASYNC110 - nothing tells us
+            await trio.sleep(_LOOK_AGAIN)
+
+    def kept(self) -> list[int]:
+        """The worker's process and all that it has started and that still lives, adopted or not."""
+        return proc.descendants(self.reaper)
+
+    def time(self) -> float:
+        """Seconds on the processor of the worker and of all that it has ever started."""
+        return proc.time_of_tree(self.reaper)
+
+    async def is_quiet(self, seconds: float) -> None:
+        """Wait until for some time no process has come or gone."""
+        known: list[int] = []
+        since = trio.current_time()
+        while trio.current_time() - since < seconds:
+            if (now := self.kept()) != known:
+                known, since = now, trio.current_time()
+            await trio.sleep(_LOOK_AGAIN)
+
+    def output(self) -> str:
+        """The end of what it has written."""
+        return self.log.read_text(errors="replace")[-_SHOWN:]
+
+
+@asynccontextmanager
+async def open_worker(
+    side: Side, options: Sequence[str] = (), *, environment: Mapping[str, str]
+) -> AsyncIterator[Worker]:
+    """A worker for the length of a block, which is cancelled if the worker ends by itself.
+
+    At the end of the block, the worker and whatever it has started are killed.
+
+    Raises:
+        BenchmarkError: it has ended.
+    """
+    log = side.directory / f"worker-{time.monotonic_ns()}.log"
+    with log.open("wb") as written:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-S", str(_REAPER), *side.command(*options)],
+            env=environment,
+            cwd=side.directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=written,
+            start_new_session=True,
+        )
+    assert process.stdin is not None  # noqa: S101
+    assert process.stdout is not None  # noqa: S101
+    try:
+        with sole_errors_bare():
+            async with trio.open_nursery() as nursery:
+                worker: Worker = await nursery.start(_observe, side, process.stdout, process.pid, log)
+                yield worker
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(_KILLED_WITHIN, shield=True):
+            # The reaper takes it for the sign to kill what is left.
+            await process.stdin.aclose()
+            await process.wait()
+
+
+async def _observe(
+    side: Side,
+    told: trio.abc.ReceiveStream,
+    reaper: int,
+    log: Path,
+    *,
+    task_status: trio.TaskStatus[Worker],
+) -> None:
+    async with aclosing(_lines(told)) as lines:
+        _, pid, begun = (await anext(lines)).split()
+        worker = Worker(side, reaper, int(pid), int(begun), log)
+        task_status.started(worker)
+        _, status, ended_at = (await anext(lines)).split()
+    worker.status, worker.ended_at = int(status), int(ended_at)
+    worker.ended.set()
+    if not worker.was_stopped:
+        message = (
+            f"{side.name}: the worker ended by itself with status {status}; it wrote:\n{worker.output()}"
+        )
+        raise BenchmarkError(message)
+
+
+async def _lines(stream: trio.abc.ReceiveStream) -> AsyncGenerator[str]:
+    text = b""
+    async for data in stream:
+        *whole, text = (text + data).split(b"\n")
+        for line in whole:
+            yield line.decode()
+    raise BenchmarkError("the process that watches over the worker is gone")

@@ -1,0 +1,1 @@
+"""What the workers run: `hello` is loaded by the processes of the runs, `functions` by our worker itself."""

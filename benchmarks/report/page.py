@@ -1,0 +1,111 @@
+"""The page that tells of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.plan import Plan
+from benchmarks.report.figures import FIGURES
+from benchmarks.report.machine import Setting
+from benchmarks.report.samples import Samples
+from benchmarks.report.table import Row, as_markdown, rows
+
+_METHOD = """
+One Prefect server, fresh, on SQLite and loopback, in the environment of Prefect's worker. Each worker is the command
+that its installation has put there, in an environment of its own: one with Prefect alone, one with Prefect and
+trioworker; whatever both have, they have in the same version. They take turns, so that never two of them run. All
+settings are the defaults but where it says otherwise. What is done once in a lifetime, such as compiling modules, is
+done before.
+
+Between each worker and the server there is a gate: a proxy that lets everything pass as it is, websockets included,
+and notes the requests. The processes of the runs go through it as well; it tells them from the worker by which
+process has the other end of the connection. The trivial commands are dispatched on a stub of the API instead, a
+process of its own that answers at once, and with what the real server had answered; there, both workers poll every
+second instead of every ten.
+
+Every worker runs below a small process that adopts what the worker leaves behind, so that no time on the processor
+gets lost, nor any process. Every run is looked at: had one not been claimed once, run once and brought to its proper
+end, there would be nothing here.
+"""
+
+
+def page(samples: Samples, setting: Setting, plan: Plan, chart: str) -> str:
+    """The page, in Markdown.
+
+    Args:
+        samples: what was measured.
+        setting: on what.
+        plan: how often.
+        chart: the file with the chart, beside the page.
+    """
+    shown = rows(samples)
+    return "\n".join(
+        [
+            "# Both workers, side by side",
+            "",
+            "Written by `make bench`, which measures everything anew; edit nothing here.",
+            "",
+            f"![How many times better each figure is]({chart})",
+            "",
+            f"Medians, with the least and the most of n values in brackets. {_verdict(shown)}",
+            "",
+            as_markdown([row for row in shown if row.leads], setting.prefect),
+            "Nothing is required of these:",
+            "",
+            as_markdown([row for row in shown if not row.leads], setting.prefect),
+            "## What was measured, and on what",
+            "",
+            *(f"- {line}" for line in _circumstances(setting)),
+            "",
+            "## How",
+            "",
+            *_METHOD.strip().splitlines(),
+            "",
+            *(f"- {line}" for line in _amounts(plan)),
+            "",
+            *(f"- **{figure.title}**: {figure.how}" for figure in FIGURES if figure.how),
+            "",
+            "## The requests of the workers in a burst",
+            "",
+            *_requests(samples),
+            "",
+        ]
+    )
+
+
+def _verdict(shown: Sequence[Row]) -> str:
+    required = [row for row in shown if row.required]
+    reached = sum(row.reached == "yes" for row in required)
+    return f"Of {len(required)} requirements, {reached} are reached."
+
+
+def _circumstances(setting: Setting) -> list[str]:
+    packages = ", ".join(f"{name} {version}" for name, version in setting.packages.items())
+    machine = f"{setting.processor}, {setting.cores} cores, {setting.memory / 1e9:.0f} GB; {setting.system}"
+    return [
+        f"{setting.date}, commit `{setting.commit}`, `{setting.command}`",
+        f"{machine}; load average at the beginning {setting.load:.2f}",
+        f"Python {setting.python}, Prefect {setting.prefect}, {packages}",
+    ]
+
+
+def _amounts(plan: Plan) -> list[str]:
+    commands = ", ".join(f"{times} of {runs:,}" for runs, times in plan.commands.items())
+    of_round = f"{plan.singles} single runs, {plan.cancellations} cancellations, a burst of {plan.burst}"
+    return [
+        f"{plan.starts} starts and stops of each worker",
+        f"{plan.rounds} rounds of service of each: {plan.idle_seconds:g} s idle, the very first run, {of_round}",
+        f"dispatches of trivial commands (`true`), of each: {commands}",
+        f"{plan.calls} calls of a plain function",
+    ]
+
+
+def _requests(samples: Samples) -> list[str]:
+    """A table of the requests in the last burst of each side, by kind."""
+    last: dict[str, Mapping[str, int]] = {entry["side"]: entry["worker"] for entry in samples.requests}
+    kinds = sorted({kind for counts in last.values() for kind in counts})
+    lines = [f"| request | {' | '.join(last)} |", f"| --- |{' --: |' * len(last)}"]
+    lines += [
+        f"| `{kind}` | {' | '.join(str(counts.get(kind, 0)) for counts in last.values())} |" for kind in kinds
+    ]
+    return lines

@@ -1,0 +1,1 @@
+"""A stub of the Prefect API, a program of its own: `python -m benchmarks.stub`."""
