@@ -20,6 +20,7 @@ from benchmarks.progress import Progress
 from benchmarks.report import files, machine
 from benchmarks.report.samples import Samples
 from benchmarks.report.table import as_text, rows
+from trioworker.command.local_server import LocalServerError
 from trioworker.errors import sole_errors_bare
 
 _HERE = Path(__file__).resolve().parent
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, course: Course = run_course) ->
         measure = partial(course, plan, pythons, Path(directory), progress)
         try:
             samples = trio.run(_unless_interrupted, measure)
-        except BenchmarkError as error:
+        except (BenchmarkError, LocalServerError) as error:
             print(f"Nothing to report: {error}", file=sys.stderr)
             return 1
     if samples is None:

@@ -54,12 +54,12 @@ FULL = Plan(
 
 QUICK = Plan(
     name="quick",
-    starts=2,
+    starts=1,
     rounds=1,
-    idle_seconds=10,
+    idle_seconds=5,
     singles=1,
-    cancellations=1,
+    cancellations=0,
     burst=5,
-    commands={100: 1},
-    calls=3,
+    commands={50: 1},
+    calls=2,
 )

@@ -93,6 +93,18 @@ async def test_time_of_processes_that_the_worker_has_lost_is_counted(directory: 
         assert worker.time() >= 0.5
 
 
+async def test_time_that_nobody_can_count_is_a_failure(directory: Path) -> None:
+    side = pretended(
+        directory,
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN); print('on', flush=True); signal.pause()",
+    )
+    async with open_worker(side, environment=os.environ) as worker:
+        with patience_for("the worker to speak"):
+            await worker.says("on")
+        with pytest.raises(BenchmarkError, match="ignores SIGCHLD"):
+            worker.time()
+
+
 async def test_no_process_is_left_wherever_it_went(directory: Path) -> None:
     side = pretended(
         directory,

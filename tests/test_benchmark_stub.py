@@ -69,10 +69,11 @@ def test_a_run_is_shown_as_the_server_shows_the_pattern(runs: StubRuns) -> None:
     assert runs.runs[run].document["state_id"] == entry["flow_run"]["state_id"]
 
 
-def test_a_proposed_state_keeps_what_the_worker_has_put_into_it(runs: StubRuns) -> None:
+def test_a_state_has_what_the_worker_has_put_into_it_and_the_time_of_the_schedule(runs: StubRuns) -> None:
     runs.release(1)
     (run,) = runs.runs
-    answer = runs.propose(run, {"type": "PENDING", "name": None, "state_details": {"transition_id": "mine"}})
+    details = {"transition_id": "mine", "scheduled_time": None}
+    answer = runs.propose(run, {"type": "PENDING", "name": None, "state_details": details})
     assert answer["status"] == "ACCEPT"
     assert answer["state"]["name"] == "Pending"
     assert answer["state"]["state_details"] == {"scheduled_time": "now", "transition_id": "mine"}
@@ -125,7 +126,7 @@ async def test_our_worker_dispatches_commands_on_the_stub(
     side = Side(TRIOWORKER, Path(sys.executable), home, f"stub-{tmp_path.name}")
     samples = Samples()
     async with open_rest(prefect_server.url) as rest:
-        stage = Stage(rest, tmp_path, (side, side), {side.name: await deploy(rest, side)})
+        stage = Stage(rest, tmp_path, {side.name: await deploy(rest, side)})
         await dispatch(stage, side, 5, samples)
     assert samples.of("dispatch_rate_5", "trioworker")[0] > 0
     assert samples.of("dispatch_cpu_5", "trioworker")[0] > 0

@@ -6,10 +6,12 @@ from typing import Final
 
 import attrs
 
+from benchmarks.failures import BenchmarkError
+
 _HEAD_END: Final = b"\r\n\r\n"
 
 
-class UnreadableRequestError(Exception):
+class UnreadableRequestError(BenchmarkError):
     """A request of a form that no worker was known to send."""
 
 
@@ -72,7 +74,7 @@ class RequestReader:
         first, *lines = head.decode("latin-1").strip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         if "transfer-encoding" in headers or first.count(" ") != 2:
-            raise UnreadableRequestError(first)
+            raise UnreadableRequestError(f"the gate cannot read this request: {first}")
         length = int(headers.get("content-length", "0"))
         if len(self.rest) < len(head) + length:
             return None

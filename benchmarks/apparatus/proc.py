@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.apparatus.reaper import descendants
+from benchmarks.failures import BenchmarkError
 
 __all__ = ["descendants", "owns_socket", "pss", "resident", "socket_between", "time_of", "time_of_tree"]
 
@@ -36,10 +38,26 @@ def time_of(pid: int) -> float:
 def time_of_tree(root: int) -> float:
     """Seconds that a process, all below it, and all that these have ever reaped have been on the processor.
 
-    What nobody reaps is missing: the root should be a subreaper, so that there is no such thing. The time of what
-    was reaped comes in hundredths of a second, rounded down, once for each process that lives.
+    The root should be a subreaper, so that somebody reaps whatever ends. The time of what was reaped comes in
+    hundredths of a second, rounded down, once for each process that lives.
+
+    Raises:
+        BenchmarkError: a process lets its children vanish unreaped, so that nobody knows what they took.
     """
-    return sum(time_of(pid) + _time_of_reaped(pid) for pid in [root, *descendants(root)])
+    tree = [root, *descendants(root)]
+    if any(_ignores_ends(pid) for pid in tree):
+        raise BenchmarkError("a process ignores SIGCHLD: the time of its children is lost")
+    return sum(time_of(pid) + _time_of_reaped(pid) for pid in tree)
+
+
+def _ignores_ends(pid: int) -> bool:
+    """Whether a process ignores SIGCHLD, which has the kernel reap its children for it, and forget their time."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    ignored = next((int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:")), 0)
+    return bool(ignored >> (signal.SIGCHLD - 1) & 1)
 
 
 def _time_of_reaped(pid: int) -> float:

@@ -11,6 +11,8 @@ import attrs
 import httpx
 import trio
 
+from benchmarks.failures import BenchmarkError
+
 _ATTEMPTS = 150
 _PAGE = 200
 _HEADERS = {"User-Agent": "prefect/3.8.8 (API 0.8.4)"}
@@ -54,17 +56,18 @@ class Rest:
         SQLite has one writer at a time, so a request answered with 503 is repeated.
 
         Raises:
-            httpx.HTTPStatusError: the answer was another error.
+            BenchmarkError: the answer was another error, or there was none.
         """
-        for _ in range(_ATTEMPTS):
-            response = await self.client.request(method, f"{self.url}/{path}", json=json)
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            await trio.sleep(0.1)
+        try:
+            for _ in range(_ATTEMPTS):
+                response = await self.client.request(method, f"{self.url}/{path}", json=json)
+                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    break
+                await trio.sleep(0.1)
+        except httpx.TransportError as error:
+            raise BenchmarkError(f"{method} {path}: the server does not answer: {error!r}") from error
         if response.is_error:
-            request = response.request
-            message = f"{method} {request.url}: {response.status_code} {response.text[:1000]}"
-            raise httpx.HTTPStatusError(message, request=request, response=response)
+            raise BenchmarkError(f"{method} {path}: {response.status_code} {response.text[:1000]}")
         return response.json() if response.content else None
 
     async def create_run(self, deployment: str) -> str:

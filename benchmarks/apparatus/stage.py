@@ -39,13 +39,11 @@ class Stage:
     Attributes:
         rest: the server's API.
         directory: for files, empty at first.
-        sides: the two workers.
         deployments: what is deployed for each.
     """
 
     rest: Rest
     directory: Path
-    sides: tuple[Side, Side]
     deployments: dict[str, Deployments]
 
     async def pause(self, side: Side, *, paused: bool) -> None:
@@ -69,7 +67,7 @@ async def open_stage(directory: Path, sides: tuple[Side, Side]) -> AsyncIterator
         ) as server,
         open_rest(server.url) as rest,
     ):
-        yield Stage(rest, directory, sides, {side.name: await deploy(rest, side) for side in sides})
+        yield Stage(rest, directory, {side.name: await deploy(rest, side) for side in sides})
 
 
 async def deploy(rest: Rest, side: Side) -> Deployments:

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import attrs
@@ -23,6 +23,9 @@ _REAPER = Path(__file__).with_name("reaper.py")
 _KILLED_WITHIN = 20
 _LOOK_AGAIN = 0.1
 _SHOWN = 3000
+
+# Of the time: more than an idle worker is on the processor, and less than a process that is about to end.
+_HARDLY_ANYTHING = 0.1
 
 
 @attrs.define(eq=False)
@@ -60,17 +63,30 @@ class Worker:
         self.was_stopped = True
         asked = time.monotonic_ns()
         os.kill(self.pid, signal.SIGTERM)
-        with trio.move_on_after(60):
+        with self.patience("to end after SIGTERM", 60):
             await self.ended.wait()
         if self.status != 0:
-            how = "did not end within a minute" if self.status is None else f"ended with status {self.status}"
-            raise BenchmarkError(
-                f"{self.side.name}: the worker {how} after SIGTERM; it wrote:\n{self.output()}"
-            )
+            raise self.failure(f"the worker ended with status {self.status} after SIGTERM")
         return (self.ended_at - asked) / 1e9
 
+    def failure(self, what: str) -> BenchmarkError:
+        """Something that has gone wrong with it, told with what it has written."""
+        return BenchmarkError(f"{self.side.name}: {what}; the worker wrote:\n{self.output()}")
+
+    @contextmanager
+    def patience(self, what: str, seconds: float) -> Iterator[None]:
+        """Let a block take so much time, and no more.
+
+        Raises:
+            BenchmarkError: it has taken more.
+        """
+        with trio.move_on_after(seconds) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise self.failure(f"{seconds:g} s were not enough {what}")
+
     async def says(self, text: str) -> None:
-        """Wait until it has written something."""
+        """Wait until it has written something, which it does at some time."""
         while text not in self.log.read_text(errors="replace"):  # noqa: ASYNC110 - nothing tells us
             await trio.sleep(_LOOK_AGAIN)
 
@@ -83,12 +99,12 @@ class Worker:
         return proc.time_of_tree(self.reaper)
 
     async def is_quiet(self, seconds: float) -> None:
-        """Wait until for some time no process has come or gone."""
+        """Wait until for some time no process has come or gone, and hardly anything was done by any."""
         known: list[int] = []
-        since = trio.current_time()
+        since, taken = trio.current_time(), self.time()
         while trio.current_time() - since < seconds:
-            if (now := self.kept()) != known:
-                known, since = now, trio.current_time()
+            if (now := self.kept()) != known or self.time() - taken > _HARDLY_ANYTHING * seconds:
+                known, since, taken = now, trio.current_time(), self.time()
             await trio.sleep(_LOOK_AGAIN)
 
     def output(self) -> str:
@@ -149,10 +165,7 @@ async def _observe(
     worker.status, worker.ended_at = int(status), int(ended_at)
     worker.ended.set()
     if not worker.was_stopped:
-        message = (
-            f"{side.name}: the worker ended by itself with status {status}; it wrote:\n{worker.output()}"
-        )
-        raise BenchmarkError(message)
+        raise worker.failure(f"the worker ended by itself with status {status}")
 
 
 async def _lines(stream: trio.abc.ReceiveStream) -> AsyncGenerator[str]:

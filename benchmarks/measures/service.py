@@ -18,7 +18,7 @@ from benchmarks.apparatus.sides import Side
 from benchmarks.apparatus.stage import Deployments, Stage
 from benchmarks.apparatus.verdicts import entered, expect, seconds_between
 from benchmarks.apparatus.worker import Worker, open_worker
-from benchmarks.failures import BenchmarkError
+from benchmarks.measures.start_up import START_SECONDS
 from benchmarks.plan import Plan
 from benchmarks.report.samples import Samples
 
@@ -28,7 +28,7 @@ _SETTLE_SECONDS = 3
 
 # Seconds that a single run may take, and each of a burst; nobody needs nearly as long.
 _RUN_SECONDS = 120
-_BURST_SECONDS = 300
+_BURST_SECONDS = 600
 
 # Between two polls with the default settings. The time at which a run is scheduled is drawn from this much.
 _POLL_SECONDS = 10.0
@@ -67,12 +67,13 @@ class Service:
         self.samples.add(figure, self.side.name, value)
 
     async def idle(self, seconds: float) -> None:
-        """Watch the worker that has not had a run."""
+        """Watch the worker that has not had a run; in less time than between two polls, it need not do anything."""
         await trio.sleep(_SETTLE_SECONDS)
         time, begun = self.worker.time(), trio.current_time()
         await trio.sleep(seconds)
         minutes = (trio.current_time() - begun) / 60
-        self.add("idle_cpu", (self.worker.time() - time) / minutes)
+        if seconds > _POLL_SECONDS:
+            self.add("idle_cpu", (self.worker.time() - time) / minutes)
         self.add("idle_rss", proc.resident(self.worker.pid) / 1e6)
 
     async def run_single(self, what: str) -> float:
@@ -131,16 +132,11 @@ class Service:
 
     async def _until(self, runs: Sequence[str], types: set[str], what: str, seconds: float) -> None:
         """Wait until all runs are in states of these types."""
-        with trio.move_on_after(seconds):
+        with self.worker.patience(f"for {what}", seconds):
             while True:
                 await trio.sleep(_LOOK_AGAIN)
-                found = await self.rest.state_types(runs)
-                if set(found) <= types:
+                if set(await self.rest.state_types(runs)) <= types:
                     return
-        raise BenchmarkError(
-            f"{self.side.name}: {what} took more than {seconds:g} s; the states are {', '.join(sorted(found))};"
-            f" the worker wrote:\n{self.worker.output()}"
-        )
 
 
 async def serve(stage: Stage, side: Side, plan: Plan, number: int, samples: Samples) -> str:
@@ -177,5 +173,6 @@ async def open_service(
         open_worker(side, options, environment=side.environment(gate.url, **settings)) as worker,
     ):
         gate.worker = worker.pid
-        await gate.first(POLL)
+        with worker.patience("to start", START_SECONDS):
+            await gate.first(POLL)
         yield Service(side, stage, gate, worker, samples)

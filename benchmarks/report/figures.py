@@ -167,7 +167,8 @@ FIGURES: Final[tuple[Figure, ...]] = (
         title="between runs: PSS of the worker and all it keeps running (warm templates)",
         unit="MB",
         how="`Pss` of the worker and all its descendants, with no run under way, after the single runs and the"
-        " cancellations.",
+        " cancellations. (The server runs in the environment of Prefect's worker, so that libraries which both have"
+        " loaded count for less there.)",
         required=Fraction(1.3),
         charted="Between runs: memory of all (PSS)",
     ),

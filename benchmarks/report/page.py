@@ -43,7 +43,7 @@ def page(samples: Samples, setting: Setting, plan: Plan, chart: str) -> str:
         [
             "# Both workers, side by side",
             "",
-            "Written by `make bench`, which measures everything anew; edit nothing here.",
+            f"Written by `{_target(plan)}`, which measures everything anew; edit nothing here.",
             "",
             f"![How many times better each figure is]({chart})",
             "",
@@ -73,10 +73,18 @@ def page(samples: Samples, setting: Setting, plan: Plan, chart: str) -> str:
     )
 
 
+def _target(plan: Plan) -> str:
+    return "make bench" if plan.name == "full" else f"make bench-{plan.name}"
+
+
 def _verdict(shown: Sequence[Row]) -> str:
-    required = [row for row in shown if row.required]
-    reached = sum(row.reached == "yes" for row in required)
-    return f"Of {len(required)} requirements, {reached} are reached."
+    required = [row.reached for row in shown if row.required]
+    verdict = f"Of {len(required)} requirements, {required.count('yes')} are reached"
+    return (
+        f"{verdict}, and {missing} were not measured."
+        if (missing := required.count("not measured"))
+        else f"{verdict}."
+    )
 
 
 def _circumstances(setting: Setting) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -27,8 +26,3 @@ class Samples:
     def of(self, figure: str, side: str) -> list[float]:
         """The values of a figure; none if it was not measured."""
         return self.values.get(figure, {}).get(side, [])
-
-
-def as_document(samples: Samples) -> Mapping[str, Any]:
-    """The samples as they are written to a file."""
-    return {"values": samples.values, "requests": samples.requests}

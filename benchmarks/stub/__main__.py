@@ -108,6 +108,11 @@ class Stub:
                 return 200, self.runs.due(min(limit, _LARGEST_PAGE), time.time())
             case "POST flow_runs/*/set_state":
                 return 201, self.runs.propose(_run_of(request), json.loads(request.body)["state"])
+            case "POST flow_runs/bulk_set_state":
+                body = json.loads(request.body)
+                runs = body["flow_runs"]["id"]["any_"]
+                answers = [{"flow_run_id": run, **self.runs.propose(run, body["state"])} for run in runs]
+                return 200, {"results": answers}
             case "GET flow_runs/*":
                 return 200, self.runs.runs[_run_of(request)].document
             case "GET flow_run_states":

@@ -89,11 +89,11 @@ class StubRuns:
 
     def _enter(self, run: str, proposed: Mapping[str, Any]) -> dict[str, Any]:
         found = self.runs[run]
-        given = {key: value for key, value in proposed.items() if value is not None}
-        own = {"id": str(uuid4()), "timestamp": datetime.now(UTC).isoformat()}
         name = {"name": str(proposed["type"]).capitalize()}
-        details = {**found.states[0]["state_details"], **(proposed.get("state_details") or {})}
-        state = {**found.states[-1], **name, **given, **own, "state_details": details}
+        own = {"id": str(uuid4()), "timestamp": datetime.now(UTC).isoformat()}
+        # The time for which a run was scheduled is among the details that each of its states takes over.
+        details = found.states[0]["state_details"] | _given(proposed.get("state_details") or {})
+        state = found.states[-1] | name | _given(proposed) | own | {"state_details": details}
         found.states.append(state)
         found.document |= {
             "state": state,
@@ -126,3 +126,8 @@ class StubRuns:
                 "requests": self.requests,
             }
         ).encode()
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are not left open."""
+    return {key: value for key, value in fields.items() if value is not None}
