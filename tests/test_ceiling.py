@@ -133,6 +133,7 @@ async def test_those_that_wait_behind_one_that_is_stuck_do_not_go_all_at_once(au
 
 async def test_request_that_cannot_bear_others_goes_alone_and_after_them(autojump_clock: Clock) -> None:
     ceiling = Ceiling(4)
+    ceiling.isolates = True
     went: list[tuple[str, float]] = []
 
     async def request(name: str, *, alone: bool) -> None:
@@ -152,11 +153,19 @@ async def test_request_that_cannot_bear_others_goes_alone_and_after_them(autojum
 
 async def test_request_that_finds_no_quiet_moment_goes_all_the_same(autojump_clock: Clock) -> None:
     ceiling = Ceiling(4)
+    ceiling.isolates = True
     start = trio.current_time()
     async with ceiling.place(), ceiling.place(alone=True):
         assert trio.current_time() == start + QUIET_PATIENCE_SECONDS
         async with ceiling.place():
             assert trio.current_time() == start + QUIET_PATIENCE_SECONDS
+
+
+async def test_nothing_goes_alone_before_that_has_proved_to_be_necessary(autojump_clock: Clock) -> None:
+    ceiling = Ceiling(4)
+    start = trio.current_time()
+    async with ceiling.place(alone=True), ceiling.place(), ceiling.place(alone=True):
+        assert trio.current_time() == start
 
 
 async def test_none_goes_while_the_server_wants_to_be_left_alone(autojump_clock: Clock) -> None:
@@ -266,6 +275,39 @@ async def test_reads_and_vital_requests_wait_for_no_change(autojump_clock: Clock
         await transport.request("POST", "x", {}, vital=True)
         assert trio.current_time() - start == pytest.approx(0.03)
         nursery.cancel_scope.cancel()
+
+
+@attrs.define
+class Locking:
+    """A server on SQLite, as to labels: one fails if anything is changed meanwhile."""
+
+    changes: int = 0
+    turned_away: int = 0
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        before = self.changes
+        await trio.sleep(0.02)
+        if request.url.path.endswith("labels") and self.changes > before:
+            self.turned_away += 1
+            return httpx.Response(503)
+        self.changes += 1
+        return httpx.Response(200, json={})
+
+
+async def test_labels_go_alone_once_one_has_met_with_another_change(autojump_clock: Clock) -> None:
+    server = Locking()
+
+    async def live(transport: Transport) -> None:
+        await transport.request("POST", "state", {}, vital=False)
+        await transport.request("PATCH", "labels", {}, vital=False, alone=True)
+        await transport.request("PATCH", "pid", {}, vital=False)
+
+    async with transport_to(server) as transport, trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(live, transport)
+    assert server.changes == 300
+    # No more than were on their way when it showed.
+    assert 0 < server.turned_away < 12
 
 
 @attrs.define

@@ -27,9 +27,14 @@ class Ceiling:
 
     Args:
         most: how many go at once as long as none was turned away.
+
+    Attributes:
+        isolates: whether it lets a request that may not bear others go alone. That takes time, so it does not before
+            that has proved to be necessary.
     """
 
     def __init__(self, most: int) -> None:
+        self.isolates: bool = False
         self._most = most
         self._lowest = most
         self._lowered_at = -math.inf
@@ -66,11 +71,12 @@ class Ceiling:
         """Wait until a request may go, whoever came first first, and let it be under way in the block.
 
         Args:
-            alone: whether it would fail if another one went at the same moment. It waits for a quiet one, after all
-                others, though no longer than `QUIET_PATIENCE_SECONDS`, and keeps others waiting meanwhile.
+            alone: whether it may fail if another one goes at the same moment. If the ceiling `isolates`, it waits for
+                a quiet one, after all others, though no longer than `QUIET_PATIENCE_SECONDS`, and then keeps others
+                waiting.
         """
         request = object()
-        if alone:
+        if alone and self.isolates:
             with trio.move_on_after(QUIET_PATIENCE_SECONDS):
                 await self._enter(request, self._waiting_for_quiet)
         if request not in self._under_way:

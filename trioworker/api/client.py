@@ -509,7 +509,7 @@ class PrefectClient:
 
     async def update_flow_run_labels(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
         """See `PrefectAPI.update_flow_run_labels`."""
-        # On SQLite the server fails at it if anything is written between its reading the labels and writing them.
+        # On SQLite, it fails if anything is written between the server's reading of the labels and its writing them.
         await self._send("PATCH", f"flow_runs/{flow_run_id}/labels", dict(labels), alone=True)
 
     async def renew_concurrency_lease(self, lease_id: UUID, lease_seconds: float) -> None:
