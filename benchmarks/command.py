@@ -18,6 +18,7 @@ from benchmarks.measures.course import run_course
 from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.progress import Progress
 from benchmarks.report import files, machine
+from benchmarks.report.page import BUSY
 from benchmarks.report.samples import Samples
 from benchmarks.report.table import as_text, rows
 from trioworker.command.local_server import LocalServerError
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None, course: Course = run_course) ->
     output: Path = options.output or (_BUILD / "quick" if options.quick else _HERE)
     setting = machine.observe(plan.name)
     progress = Progress(plan.steps)
+    if setting.was_busy:
+        progress.tell(f"load average {setting.load:.1f}: the machine is busy with other things")
     pythons = {PREFECT: options.prefect, TRIOWORKER: options.trioworker}
     with tempfile.TemporaryDirectory(prefix="trioworker-benchmark-") as directory:
         measure = partial(course, plan, pythons, Path(directory), progress)
@@ -57,6 +60,8 @@ def main(arguments: Sequence[str] | None = None, course: Course = run_course) ->
         return _INTERRUPTED
     files.write(output, samples, setting, plan)
     print(as_text(rows(samples), setting.prefect))
+    if setting.was_busy:
+        print(BUSY)
     print(f"More in {output / files.PAGE}")
     return 0
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import attrs
 import pytest
 from benchmark_support import SETTING, samples_of
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.plan import QUICK
 from benchmarks.report import files
 from benchmarks.report.chart import Bar, bars, draw, ticks
+from benchmarks.report.page import BUSY
 from benchmarks.report.table import as_markdown, as_text, number, rows
 
 # Enough for a report: one figure that is reached, one that is not.
@@ -144,6 +146,14 @@ def test_all_files_are_written_with_every_value(tmp_path: Path) -> None:
     assert "Of 12 requirements, 1 are reached, and 10 were not measured." in page
     assert "commit `0123456789`" in page
     assert "| `GET flows/*` | 3 |" in page
+
+
+def test_a_page_from_a_busy_machine_says_so(tmp_path: Path) -> None:
+    pages = []
+    for load in (0.9, 1.1):
+        files.write(tmp_path, samples_of(**MEASURED), attrs.evolve(SETTING, load=load), QUICK)
+        pages.append((tmp_path / "RESULTS.md").read_text())
+    assert [BUSY in page for page in pages] == [False, True]
 
 
 def test_an_earlier_report_stays_whole_if_the_new_one_cannot_be_written(tmp_path: Path) -> None:

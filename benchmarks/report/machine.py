@@ -45,6 +45,11 @@ class Setting:
     packages: dict[str, str]
     load: float
 
+    @property
+    def was_busy(self) -> bool:
+        """Whether the machine had so much else to do that times say little."""
+        return self.load > self.cores / 2
+
 
 def observe(plan: str) -> Setting:
     """Look around."""

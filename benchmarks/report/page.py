@@ -10,6 +10,8 @@ from benchmarks.report.machine import Setting
 from benchmarks.report.samples import Samples
 from benchmarks.report.table import Row, as_markdown, rows
 
+BUSY = "The machine was busy with other things when this began, so that the times say little: measure again."
+
 _METHOD = """
 One Prefect server, fresh, on SQLite and loopback, in the environment of Prefect's worker. Each worker is the command
 that its installation has put there, in an environment of its own: one with Prefect alone, one with Prefect and
@@ -49,6 +51,7 @@ def page(samples: Samples, setting: Setting, plan: Plan, chart: str) -> str:
             "",
             f"Medians, with the least and the most of n values in brackets. {_verdict(shown)}",
             "",
+            *([f"**{BUSY}**", ""] if setting.was_busy else []),
             as_markdown([row for row in shown if row.leads], setting.prefect),
             "Nothing is required of these:",
             "",
