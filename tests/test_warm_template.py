@@ -66,7 +66,8 @@ def debug(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 async def forked_and_ended(template: Template, job: Job) -> int:
     """The status of a flow run from its fork to its end."""
     forked = await template.fork(job)
-    forked.connection.close()
+    with forked.connection:
+        await forked.engine()
     return await ended(forked.group)
 
 
@@ -157,7 +158,8 @@ class TestForkedProcess:
         told = f"with open({str(fifo)!r}, 'w') as file: file.write(str(child.pid))\nchild.wait()"
         async with open_template(site) as template:
             forked = await template.fork(site.job(FLOW=program + told))
-            forked.connection.close()
+            with forked.connection:
+                await forked.engine()
             sleeping = int(await trio.to_thread.run_sync(fifo.read_text))
             assert await forked.group.terminate(0) == -9
             await gone(sleeping)
@@ -327,9 +329,9 @@ class TestChildIsLost:
         program = f"{site.say('os.getpid()')}open({str(fifo)!r}).read()"
         async with open_template(site) as template:
             forked = await template.fork(site.job(SUPERVISOR=program))
-            forked.connection.close()
-            # Whoever opens it for writing waits for the helper.
-            writing = await trio.to_thread.run_sync(lambda: fifo.open("wb"))
+            with forked.connection:
+                # Whoever opens it for writing waits for the helper.
+                writing = await trio.to_thread.run_sync(lambda: fifo.open("wb"))
             (helper,) = site.said()
             assert helper != forked.group.pid
             os.kill(forked.group.pid, signal.SIGKILL)
