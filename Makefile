@@ -16,7 +16,7 @@ BENCH := build/bench
 ONLY_COMPLETE := awk '!/^   trioworker/ { text = text $$0 "\n" } /score: 100%/ { good = $$0 } \
 	END { if (good) print good; else { printf "%s", text; exit 1 } }'
 
-.PHONY: help demo demo-trio test test-fast parity bench bench-quick check format clean
+.PHONY: help demo demo-trio test test-fast parity parity-warm bench bench-quick check format clean
 
 help:
 	@echo "make demo       start a local Prefect server, run three flow runs, show them"
@@ -24,6 +24,7 @@ help:
 	@echo "make test       all tests, those against a real Prefect server included"
 	@echo "make test-fast  the tests that need neither a server nor a process"
 	@echo "make parity     the same deployments run by Prefect's worker and by ours, compared (ten minutes)"
+	@echo "make parity-warm  the same by ours, started fresh and started warm, compared (a quarter of an hour)"
 	@echo "make bench      Prefect's worker and ours measured in turn: benchmarks/RESULTS.md (25 minutes)"
 	@echo "make bench-quick  a first impression of that in three minutes"
 	@echo "make check      format, lint, flake8-async, strict types by mypy and pyright"
@@ -49,6 +50,9 @@ test-fast: $(READY)
 
 parity: $(READY)
 	$(BIN)/python tests/parity/run.py
+
+parity-warm: $(READY)
+	$(BIN)/python tests/parity/run.py --worker-a fresh --worker-b warm
 
 # As users have them: Prefect alone, and Prefect with trioworker beside it; both of the same versions.
 $(BENCH)/.ready: pyproject.toml

@@ -43,6 +43,7 @@ _HOOKS_UNREACHABLE = "hooks that cannot be called are mentioned in one line"
 _HOOKS_ELSEWHERE = "hooks are called in a process of their own, where the flow ran and its code still is"
 _HINTS = "what may be done about an exit status is said of runs that crashed for it, and of no others"
 _DELETED = "a run that was deleted is nobody's fault: no error, no events"
+_BYTES = "what a run writes is passed on as it is, be it text or not"
 _CANCELLED_IN_TIME = "a run that was cancelled before it was launched is not launched"
 _FACTS_KEPT = "an event has what was known when the run was submitted, though it may be deleted since"
 _TIDY = "nothing is left behind"
@@ -78,6 +79,7 @@ ACCEPTED = [
     Accepted("command-missing", "worker log", _UNSUBMITTED, "Failed to submit|Exception Group|Reported"),
     *_all(_HINTS, "cancelled-while-ignoring-sigterm", "worker log"),
     *_all(_HINTS, "cancelled-bare-command", "worker log"),
+    *_all(_HINTS, "pull-is-cancelled", "worker log"),
     *_all(_HINTS, "run-deleted-while-running", "worker log"),
     *_all(_HINTS, "run-deleted-then-crashed", "worker log"),
     *_all(_DELETED, "run-deleted-after-the-poll", "worker log"),
@@ -86,9 +88,12 @@ ACCEPTED = [
     *_all(_FACTS_KEPT, "deployment-deleted-then-cancelled", "events"),
     *_all(_TIDY, "the-workers-themselves", "temporary files left", "working directory"),
     *_all(_NO_FINAL_STATE, "os-exit-0", *_STATE, "worker log"),
+    # The hooks are looked for in the flow's module, which prints when it is imported.
+    *_all(_NO_FINAL_STATE, "output-never-flushed", *_STATE, "worker log", "output"),
     *_all(_NO_FINAL_STATE, "command-of-another-program", *_STATE, "worker log"),
     *_all(_NEVER_BEGAN, "cancelled-in-foreign-hands", *_STATE),
     *_all(_NEVER_BEGAN, "cancelling-while-pending", "message"),
     *_all(_GONE, "deployment-deleted-after-the-claim", *_STATE, "worker log"),
+    Accepted("output", "output", _BYTES, "bytes"),
     Accepted("child-holds-output", "remarks", _OUTPUT, "seen to its end"),
 ]

@@ -99,7 +99,7 @@ async def cancelled_with_hooks(play: Play) -> None:
     await play.rest(run)
 
 
-@case()
+@case(cold=True)
 async def cancelled_with_hooks_and_command(play: Play) -> None:
     """Cancellation hooks of a run whose command is explicit."""
     deployment = await play.deploy("hooked.py:hooked", variables={"command": "python -m prefect.engine"})

@@ -165,21 +165,21 @@ async def working_dir(play: Play) -> None:
     await play.rest(await play.schedule(await play.deploy(PLAIN, variables=variables)))
 
 
-@case()
+@case(cold=True)
 async def command_of_the_engine(play: Play) -> None:
     """An explicit command that is the engine's."""
     variables = {"command": "python -m prefect.engine"}
     await play.rest(await play.schedule(await play.deploy(PLAIN, variables=variables)))
 
 
-@case()
+@case(cold=True)
 async def command_of_another_program(play: Play) -> None:
     """An explicit command that knows nothing of Prefect and ends well."""
     command = f"{sys.executable} '{play.stage.flows / 'bare.py'}' 0"
     await play.rest(await play.schedule(await play.deploy(PLAIN, variables={"command": command})))
 
 
-@case()
+@case(cold=True)
 async def command_that_fails(play: Play) -> None:
     """An explicit command that knows nothing of Prefect and fails."""
     command = f"{sys.executable} '{play.stage.flows / 'bare.py'}' 9"

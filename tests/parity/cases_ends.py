@@ -176,7 +176,7 @@ async def hooks_on_sigterm(play: Play) -> None:
     await play.rest(run)
 
 
-@case()
+@case(cold=True)
 async def hooks_on_crash_with_command(play: Play) -> None:
     """Crash hooks of a run whose command is explicit."""
     deployment = await play.deploy("hooked.py:hooked", variables={"command": "python -m prefect.engine"})

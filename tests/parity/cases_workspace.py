@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Any
 
@@ -65,7 +67,7 @@ async def pull_fails(play: Play) -> None:
     await play.rest(await play.schedule(await play.deploy(PLAIN, path=None, pull_steps=[step])))
 
 
-@case()
+@case(cold=True)
 async def pull_with_explicit_command(play: Play) -> None:
     """Pull steps of a run whose command is explicit."""
     step = {f"{_STEPS}.set_working_directory": {"directory": str(play.stage.flows)}}
@@ -100,7 +102,7 @@ async def path_missing(play: Play) -> None:
     await play.rest(await play.schedule(deployment))
 
 
-@case()
+@case(cold=True)
 async def uv_project(play: Play) -> None:
     """A project that is launched by uv (of which the matrix has a stand-in)."""
     project = play.directory("project")
@@ -127,3 +129,57 @@ async def uv_project_not_wanted(play: Play) -> None:
         '[project]\nname = "parity"\nversion = "1"\ndependencies = ["prefect>=3"]\n'
     )
     await play.rest(await play.schedule(await play.deploy(PLAIN, path=str(project))))
+
+
+@case()
+async def pull_raises(play: Play) -> None:
+    """A pull step of one's own that raises."""
+    await play.rest(await play.schedule(await _deploy_after(play, "fails")))
+
+
+@case()
+async def pull_exits(play: Play) -> None:
+    """A pull step that ends the process."""
+    await play.rest(await play.schedule(await _deploy_after(play, "exits", code=5)))
+
+
+@case()
+async def pull_leaves_others_behind(play: Play) -> None:
+    """A pull step that leaves a thread and a process that go on."""
+    run = await play.schedule(await _deploy_after(play, "leaves_others_behind"))
+    await play.rest(run)
+    play.remarks.append(f"children left: {len(play.children(run))}")
+
+
+@case(lossy=True)
+async def pull_is_terminated(play: Play) -> None:
+    """SIGTERM while the workspace is prepared."""
+    run = await play.schedule(await _deploy_after(play, "waits"))
+    os.kill(await play.preparing(run), signal.SIGTERM)
+    await play.rest(run)
+
+
+@case(lossy=True)
+async def pull_is_killed(play: Play) -> None:
+    """SIGKILL while the workspace is prepared."""
+    run = await play.schedule(await _deploy_after(play, "waits"))
+    os.kill(await play.preparing(run), signal.SIGKILL)
+    await play.rest(run)
+
+
+@case(lossy=True)
+async def pull_is_cancelled(play: Play) -> None:
+    """A run that is cancelled while its workspace is prepared."""
+    run = await play.schedule(await _deploy_after(play, "waits"))
+    await play.preparing(run)
+    await play.cancel(run)
+    await play.rest(run)
+
+
+async def _deploy_after(play: Play, step: str, **arguments: Any) -> str:
+    """Deploy a flow that runs after a step of one's own."""
+    steps = [
+        {f"{play.stage.flows}/steps.py:{step}": arguments},
+        {f"{_STEPS}.set_working_directory": {"directory": str(play.stage.flows)}},
+    ]
+    return await play.deploy(PLAIN, path=None, pull_steps=steps)

@@ -11,6 +11,7 @@ import processes
 from masking import Mask
 from play import Play
 from stage import Side, Stage, load
+from starts import problem_of_start
 
 Observation = dict[str, Any]
 
@@ -32,6 +33,9 @@ async def observe(play: Play) -> Observation:
             seen[about + aspect] = value
     seen["remarks"] = mask(play.remarks)
     seen["troubles"] = mask(play.troubles)
+    if spoilt := play.spoilt or problem_of_start(play):
+        # With the name of the side, so that it is a difference even if it befalls both.
+        seen["spoilt"] = f"{play.side.name}: {spoilt}"
     return seen
 
 
@@ -58,6 +62,7 @@ async def _names(stage: Stage, side: Side, kinds: list[str]) -> dict[str, str]:
         str(side.output): "OUTPUT",
         str(side.files): "FILES",
         str(side.home): "HOME",
+        str(side.directory): "SIDE",
         str(stage.flows): "FLOWS",
         str(stage.directory): "STAGE",
         stage.rest.url: "API-URL",
@@ -66,6 +71,8 @@ async def _names(stage: Stage, side: Side, kinds: list[str]) -> dict[str, str]:
         stage.gate.url.removesuffix("/api"): "SERVER-URL",
         side.name: "WORKER",
         side.mark: "MARK",
+        " --no-warm-start": "",
+        " --warm-start": "",
     }
     for kind in kinds:
         pool = side.pool(kind)
@@ -119,7 +126,16 @@ async def _observe_run(play: Play, run: str, mask: Mask) -> Observation:
             },
             "process group": "leads its own" if taken["leads_its_group"] else "shares that of the worker",
         }
+    seen["output"] = [mask.text(text) for text in _output(play, run)]
+    for section, found_there in (load(play.file(run, "snapshot")) or {}).items():
+        seen[f"snapshot of {section}"] = mask(found_there)
     return seen
+
+
+def _output(play: Play, run: str) -> list[str]:
+    """The texts that a run has marked as its own and written to what is the worker's output."""
+    log = (play.side.directory / f"worker-{play.case.pool}.log").read_text(errors="backslashreplace")
+    return re.findall(rf"<<{run}\|([^>]*)>>", log)
 
 
 def _temporary_name(name: str) -> str:

@@ -27,8 +27,8 @@ _LASTING = {"Suspended", "Running", "Pending", "Submitting", "Cancelling"}
 _FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
-class TooSlowError(Exception):
-    """Something did not happen that the case waited for."""
+class PlayError(Exception):
+    """Something did not happen that the case waited for, or not as it was meant."""
 
 
 @attrs.frozen
@@ -42,6 +42,8 @@ class Case:
         early: whether it is played before there are workers.
         slow: whether it takes long, so that it had better begin soon.
         lossy: whether what the flow logs last is lost as chance will have it, so that it is not compared.
+        alike: whether it says something of Prefect's worker, too, rather than of our own ones alone.
+        cold: whether its flow has something about it for which it is started fresh even where warm start is on.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Case:
     early: bool = False
     slow: bool = False
     lossy: bool = False
+    alike: bool = True
+    cold: bool = False
 
     @property
     def description(self) -> str:
@@ -69,6 +73,7 @@ class Play:
         names: what stands for an id or a name in what is compared.
         remarks: what the case itself found worth comparing.
         troubles: what went wrong with the playing.
+        spoilt: why nothing can be learnt from the case; empty if that is not so.
         prepared: set when an early case wants the workers to come.
         over: set when it was played.
     """
@@ -80,6 +85,7 @@ class Play:
     names: dict[str, str] = attrs.field(factory=dict)
     remarks: list[str] = attrs.field(factory=list)
     troubles: list[str] = attrs.field(factory=list)
+    spoilt: str = ""
     prepared: trio.Event = attrs.field(factory=trio.Event)
     over: trio.Event = attrs.field(factory=trio.Event)
 
@@ -141,6 +147,26 @@ class Play:
         await self.rest(run)
         return run
 
+    async def completes(self, entrypoint: str, **parameters: Any) -> str:
+        """Do as `once`, of a flow that must complete for the case to tell anything.
+
+        Raises:
+            PlayError: It did not.
+        """
+        run = await self.once(entrypoint, **parameters)
+        await self.must_be_completed(run)
+        return run
+
+    async def must_be_completed(self, run: str) -> None:
+        """See that a run has completed.
+
+        Raises:
+            PlayError: It has not.
+        """
+        found = await self.stage.rest.run(run)
+        if found is None or found["state_type"] != "COMPLETED":
+            raise PlayError(f"the run should have completed: {found and found['state']}")
+
     async def state(self, run: str) -> tuple[str, str]:
         """Type and name of the state of a run."""
         found = await self.stage.rest.run(run)
@@ -166,6 +192,13 @@ class Play:
                 if (taken := load(self.file(run, "probe"))) is not None:
                     return int(taken["pid"])
                 await trio.sleep(_LOOK_AGAIN)
+
+    async def preparing(self, run: str) -> int:
+        """Wait until a step of the matrix prepares the workspace of a run, and return the pid of its process."""
+        with self.patience("the workspace to be prepared"):
+            while not (found := self.file(run, "preparing")).exists() or not found.read_text():  # noqa: ASYNC110
+                await trio.sleep(_LOOK_AGAIN)
+        return int(found.read_text())
 
     async def logged(self, run: str, *texts: str) -> None:
         """Wait until each of these texts stands in the log of a run."""
@@ -242,12 +275,12 @@ class Play:
         """Give up when a block takes too long.
 
         Raises:
-            TooSlowError: It did.
+            PlayError: It did.
         """
         with trio.move_on_after(PATIENCE) as scope:
             yield
         if scope.cancelled_caught:
-            raise TooSlowError(f"waited {PATIENCE:g} s for {what}")
+            raise PlayError(f"waited {PATIENCE:g} s for {what}")
 
 
 def _enough_quiet(state: dict[str, Any] | None) -> float:

@@ -66,16 +66,20 @@ class PoolKind:
 
     Attributes:
         template: its base job template; None for the one that a worker brings.
-    options: further options of its workers.
+        options: further options of its workers.
+        environment: further variables of theirs.
     """
 
     template: dict[str, Any] | None = None
     options: tuple[str, ...] = ()
+    environment: dict[str, str] = attrs.field(factory=dict)
 
 
 POOLS = {
     "main": PoolKind(),
     "levels": PoolKind(template=_LEVELS_TEMPLATE),
     "loose": PoolKind(template=_LOOSE_TEMPLATE),
+    # A value that is no UTF-8.
+    "odd": PoolKind(environment={"PARITY_BYTES": "\udcff\udcfe"}),
     "narrow": PoolKind(options=("--limit", "1")),
 }

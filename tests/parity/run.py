@@ -1,6 +1,7 @@
-"""Has the same deployments run by the stock worker and by ours, side by side, and compares what comes of them.
+"""Has the same deployments run by two workers, side by side, and compares what comes of them.
 
-Outside the test suite, since it takes minutes: `make parity`.
+By the stock worker and by ours: `make parity`. By ours with fresh and with warm starts: `make parity-warm`, and a
+selection of it in the test suite. All of it takes minutes.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import httpx
 import processes
 import trio
 from accepted import ACCEPTED, EVERY_CASE, Accepted
+from accepted_warm import ACCEPTED_WARM
 from compare import Comparison, compare, unused
 from matrix import CASES
 from observe import Observation, observe, observe_side
-from play import Case, Play, TooSlowError
+from play import Case, Play, PlayError
 from report import show, write
 from rest import MissingError
 from rich.console import Console
-from stage import Side, Stage, open_stage
+from rich.markup import escape
+from stage import KINDS, Side, Stage, open_stage
 
 WORKERS = "the-workers-themselves"
 
@@ -47,13 +50,21 @@ class Progress:
     def over(self, play: Play, seconds: float) -> None:
         """Say that a case was played on one side."""
         self.done += 1
-        troubles = f" [red]{'; '.join(play.troubles)}[/]" if play.troubles else ""
+        troubles = "; ".join([*play.troubles, *filter(None, [play.spoilt])])
         name = f"{play.case.name} ({play.side.name.removeprefix('parity-')})"
-        self.console.print(f"[{self.done}/{self.total}] {name} {seconds:.0f} s{troubles}", highlight=False)
+        self.console.print(
+            f"[{self.done}/{self.total}] {name} {seconds:.0f} s [red]{escape(troubles)}[/]", highlight=False
+        )
 
 
 async def perform(
-    cases: Sequence[Case], kinds: tuple[str, str], limit: int, directory: Path, console: Console
+    cases: Sequence[Case],
+    kinds: tuple[str, str],
+    *,
+    limit: int,
+    directory: Path,
+    console: Console,
+    server: str | None,
 ) -> list[Comparison]:
     """Play all cases on both sides, and compare them.
 
@@ -63,20 +74,23 @@ async def perform(
         limit: how many cases are played at a time.
         directory: an empty one, for all files.
         console: where progress is shown.
+        server: the API of a server that is there already; None to start one.
     """
     pools = {case.pool for case in cases}
-    console.print("Starting a Prefect server ...")
-    async with open_stage(directory, kinds) as stage:
+    if server is None:
+        console.print("Starting a Prefect server ...")
+    async with open_stage(directory, kinds, server) as stage:
         await stage.make_pools(pools)
         plays = [(Play(case, stage.sides[0], stage), Play(case, stage.sides[1], stage)) for case in cases]
         await _play_all(plays, stage, pools, limit, console)
         console.print("Looking at what became of them ...")
         await stage.all_events_are_stored()
-        comparisons = [await _compare_plays(*pair) for pair in plays]
+        accepted = _accepted(kinds)
+        comparisons = [await _compare_plays(*pair, accepted) for pair in plays]
         codes = {pool: process.returncode or 0 for pool, process in stage.workers.items()}
         one, two = [await observe_side(stage, side, pools, codes) for side in stage.sides]
         about = "Their exit codes, their own events, and what they leave behind."
-        return [*comparisons, compare(WORKERS, about, (one, two), ACCEPTED)]
+        return [*comparisons, compare(WORKERS, about, (one, two), accepted)]
 
 
 async def _play_all(
@@ -115,9 +129,9 @@ async def _play(play: Play, progress: Progress) -> None:
     began = trio.current_time()
     try:
         await play.case.play(play)
-    except (TooSlowError, MissingError, httpx.HTTPError) as error:
+    except (PlayError, MissingError, httpx.HTTPError) as error:
         # One case that cannot be played is a difference; the others are worth seeing all the same.
-        play.troubles.append(f"{type(error).__name__}: {error}")
+        play.spoilt = f"{type(error).__name__}: {error}"
     finally:
         play.prepared.set()
         play.over.set()
@@ -137,9 +151,9 @@ def _only_known(sides: Sequence[Side]) -> bool:
     return not any("PREFECT__FLOW_RUN_ID" in environment for environment in found)
 
 
-async def _compare_plays(one: Play, two: Play) -> Comparison:
+async def _compare_plays(one: Play, two: Play, accepted: Sequence[Accepted]) -> Comparison:
     sides: tuple[Observation, Observation] = (await observe(one), await observe(two))
-    return compare(one.case.name, one.case.description, sides, ACCEPTED)
+    return compare(one.case.name, one.case.description, sides, accepted)
 
 
 def _shorten_logs(stage: Path) -> None:
@@ -149,13 +163,24 @@ def _shorten_logs(stage: Path) -> None:
         log.write_bytes(b"".join(line for line in lines if not line.startswith(b"xxxxxxxx")))
 
 
+def _playable(kinds: tuple[str, str]) -> list[Case]:
+    """The cases that say something of two kinds of workers."""
+    return [case for case in CASES if case.alike or "stock" not in kinds]
+
+
+def _accepted(kinds: tuple[str, str]) -> Sequence[Accepted]:
+    """The differences that are meant between two kinds of workers."""
+    return {("stock", "ours"): ACCEPTED, ("fresh", "warm"): ACCEPTED_WARM}.get(kinds, [])
+
+
 def _rotten(cases: Sequence[Case], kinds: tuple[str, str], comparisons: list[Comparison]) -> list[Accepted]:
     """Accepted differences that should have occurred in these cases, and did not."""
-    if kinds != ("stock", "ours"):
-        return []
     names = {case.name for case in cases} | {WORKERS}
-    whole = len(cases) == len(CASES)
-    wanted = [entry for entry in ACCEPTED if entry.case in names or (whole and entry.case == EVERY_CASE)]
+    # Whatever a warm start changes is seen in any snapshot.
+    whole = "snapshot" in names if kinds == ("fresh", "warm") else len(cases) == len(_playable(kinds))
+    wanted = [
+        entry for entry in _accepted(kinds) if entry.case in names or (whole and entry.case == EVERY_CASE)
+    ]
     return unused(wanted, comparisons)
 
 
@@ -167,17 +192,18 @@ def main() -> int:
         for case in CASES:
             console.print(f"{case.name:40} {case.description}", highlight=False, markup=False)
         return 0
-    wanted = set(options.only or [case.name for case in CASES])
+    kinds: tuple[str, str] = (options.worker_a, options.worker_b)
+    wanted = set(options.only or [case.name for case in _playable(kinds)])
     if unknown := wanted - {case.name for case in CASES}:
         console.print(f"There is no case {', '.join(sorted(unknown))}; --list shows all of them.")
         return 2
     cases = [case for case in CASES if case.name in wanted]
-    kinds: tuple[str, str] = (options.worker_a, options.worker_b)
     output = options.output or Path(tempfile.mkdtemp(prefix="parity-"))
     output.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix="stage-", dir=output.resolve()))
     began = time.monotonic()
-    comparisons = trio.run(perform, cases, kinds, options.limit, stage, console)
+    play_them = partial(perform, limit=options.limit, directory=stage, console=console, server=options.server)
+    comparisons = trio.run(play_them, cases, kinds)
     _shorten_logs(stage)
     rotten = _rotten(cases, kinds, comparisons)
     show(comparisons, rotten, console)
@@ -197,8 +223,9 @@ def _options() -> argparse.Namespace:
         "--limit", type=int, default=4, help="how many cases are played at a time (%(default)s)"
     )
     parser.add_argument("--output", type=Path, help="directory for parity.json, parity.md and all logs")
+    parser.add_argument("--server", metavar="URL", help="the API of a server that is there already")
     for side, default in (("a", "stock"), ("b", "ours")):
-        parser.add_argument(f"--worker-{side}", choices=("stock", "ours"), default=default)
+        parser.add_argument(f"--worker-{side}", choices=KINDS, default=default)
     return parser.parse_args()
 
 

@@ -30,10 +30,17 @@ _WORKER_START_SECONDS = 60
 _EVENT_SECONDS = 60
 _BIN = Path(sys.executable).parent
 
+_OURS = [sys.executable, "-m", "trioworker", "start"]
 _COMMANDS = {
     "stock": [sys.executable, "-m", "prefect", "worker", "start"],
-    "ours": [sys.executable, "-m", "trioworker", "start"],
+    "ours": _OURS,
+    "fresh": [*_OURS, "--no-warm-start"],
+    "warm": [*_OURS, "--warm-start"],
 }
+KINDS = tuple(_COMMANDS)
+
+# So that they say how they start each run.
+_TALKATIVE = {"PREFECT_WORKER_DEBUG_MODE": "true"}
 
 _WORKER_SETTINGS = {
     "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -63,7 +70,7 @@ class Side:
     """One of the two that are compared.
 
     Attributes:
-        kind: "stock" or "ours".
+        kind: one of `KINDS`.
         name: what its workers are called.
         directory: where all of its files are.
         mark: what its processes are found by.
@@ -129,13 +136,16 @@ class Stage:
         return FLOWS
 
     async def make_pools(self, kinds: set[str]) -> None:
-        """Make the work pools of both sides, and what job templates refer to."""
+        """Make the work pools of both sides."""
         for side in self.sides:
             for kind in sorted(kinds):
                 body: dict[str, Any] = {"name": side.pool(kind), "type": "process"}
                 if (template := POOLS[kind].template) is not None:
                     body["base_job_template"] = template
                 await self.rest.call("POST", "work_pools/", body)
+
+    async def furnish(self) -> None:
+        """Make what job variables refer to, on a server that is ours alone."""
         await self.rest.call("POST", "variables/", {"name": "parity_text", "value": "from a variable"})
         await self.rest.call("POST", "variables/", {"name": "parity_tree", "value": {"leaf": ["a", "b"]}})
         await self._make_block("secret", "parity-secret", {"value": "from a secret"})
@@ -170,7 +180,7 @@ class Stage:
                                 side.name,
                                 *POOLS[kind].options,
                             ],
-                            environment=self.environment(side),
+                            environment={**self.environment(side), **POOLS[kind].environment},
                             directory=side.home,
                             output=side.directory / f"worker-{kind}.log",
                         )
@@ -205,6 +215,7 @@ class Stage:
             "PATH": os.pathsep.join([str(self.directory / "bin"), str(_BIN), os.environ["PATH"]]),
             "PARITY_OUTPUT": str(side.output),
             processes.MARK: side.mark,
+            **(_TALKATIVE if side.kind in {"fresh", "warm"} else {}),
         }
 
     async def all_events_are_stored(self) -> None:
@@ -220,18 +231,37 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(directory: Path, kinds: tuple[str, str]) -> AsyncIterator[Stage]:
+async def open_stage(
+    directory: Path, kinds: tuple[str, str], server: str | None = None
+) -> AsyncIterator[Stage]:
     """A server, and two sides without workers yet; at its end no process of theirs is left.
 
     Args:
         directory: an empty one, for all files.
-        kinds: which worker each side has: "stock" or "ours".
+        kinds: which worker each side has, of `KINDS`.
+        server: the API of a server that is there already, and others' too; None to start one.
     """
     names = kinds if kinds[0] != kinds[1] else (f"{kinds[0]}-one", f"{kinds[1]}-two")
+    mark = f"-{uuid4()}" if server else ""
     sides = tuple(
-        Side(kind, f"parity-{name}", directory / name) for kind, name in zip(kinds, names, strict=True)
+        Side(kind, f"parity-{name}{mark}", directory / name) for kind, name in zip(kinds, names, strict=True)
     )
     _write_uv(directory / "bin")
+    try:
+        async with AsyncExitStack() as stack:
+            rest = Rest(server) if server else await stack.enter_async_context(_open_server(directory))
+            gate = await stack.enter_async_context(open_gate(rest.url))
+            stage = Stage(rest, gate, directory, (sides[0], sides[1]))
+            if server is None:
+                await stage.furnish()
+            yield stage
+    finally:
+        for side in sides:
+            processes.kill(side.mark)
+
+
+@asynccontextmanager
+async def _open_server(directory: Path) -> AsyncIterator[Rest]:
     port = _free_port()
     home = directory / "server"
     home.mkdir()
@@ -242,20 +272,15 @@ async def open_stage(directory: Path, kinds: tuple[str, str]) -> AsyncIterator[S
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
     }
-    try:
-        async with processes.running(
-            server_command(port),
-            environment=environment,
-            directory=home,
-            output=home / "server.log",
-        ) as server:
-            rest = Rest(environment["PREFECT_API_URL"])
-            await _until_healthy(rest, server, home / "server.log")
-            async with open_gate(rest.url) as gate:
-                yield Stage(rest, gate, directory, (sides[0], sides[1]))
-    finally:
-        for side in sides:
-            processes.kill(side.mark)
+    async with processes.running(
+        server_command(port),
+        environment=environment,
+        directory=home,
+        output=home / "server.log",
+    ) as server:
+        rest = Rest(environment["PREFECT_API_URL"])
+        await _until_healthy(rest, server, home / "server.log")
+        yield rest
 
 
 async def _until_healthy(rest: Rest, server: trio.Process, log: Path) -> None:

@@ -52,6 +52,11 @@ def note(run: object, text: str) -> None:
         notes.write(text + "\n")
 
 
+def mark(text: str) -> str:
+    """A text that is found again in the output of the worker."""
+    return f"<<{this_run()}|{text}>>"
+
+
 def wait_for(what: str) -> None:
     """Wait until the matrix has made the file of this run that it waits for."""
     flush_log()
