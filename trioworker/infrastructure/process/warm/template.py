@@ -73,8 +73,8 @@ class Forked:
 
     Attributes:
         group: the process group that it leads.
-        connection: on which it tells how it goes on to the engine; to be closed by whoever has this, but not before it
-            has: a child that loses its worker in the very moment of being let begin does not.
+        connection: on which it tells how it goes on to the engine; to be closed by whoever has this, but not before
+            that: a child that loses its worker in the very moment of being let begin does not.
     """
 
     group: ProcessGroup
