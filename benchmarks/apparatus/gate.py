@@ -20,6 +20,17 @@ from benchmarks.apparatus.http_requests import Request, RequestReader
 from benchmarks.apparatus.request_kinds import kind_of
 
 
+@attrs.define(eq=False)
+class Peer:
+    """Who has the other end of a connection.
+
+    Attributes:
+        is_worker: whether that is the worker's own process, and not that of a run; None if nobody has looked yet.
+    """
+
+    is_worker: bool | None = None
+
+
 @attrs.frozen
 class Passage:
     """A request that has come to the gate.
@@ -27,12 +38,12 @@ class Passage:
     Attributes:
         at: when it was whole, in nanoseconds of the monotonic clock.
         request: the request.
-        by_worker: whether the worker's own process made it, and not that of a run.
+        peer: who made it.
     """
 
     at: int
     request: Request
-    by_worker: bool
+    peer: Peer
 
 
 @attrs.define(eq=False)
@@ -67,21 +78,20 @@ class Gate:
 
     def of_worker(self, begin: int) -> list[Request]:
         """What the worker itself has asked for since there were this many passages."""
-        return [passage.request for passage in self.passages[begin:] if passage.by_worker]
+        return [passage.request for passage in self.passages[begin:] if passage.peer.is_worker]
 
     def of_runs(self, begin: int) -> list[Request]:
         """What others have asked for since then."""
-        return [passage.request for passage in self.passages[begin:] if not passage.by_worker]
+        return [passage.request for passage in self.passages[begin:] if not passage.peer.is_worker]
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Pass on whatever comes over one connection."""
-        by_worker = self._is_of_worker(stream)
         try:
             upstream = await trio.open_tcp_stream(self.server.host, self.server.port or 80)
         except OSError:
             return
         async with stream, upstream, trio.open_nursery() as nursery:
-            nursery.start_soon(self._pass_requests, stream, upstream, by_worker, nursery.cancel_scope)
+            nursery.start_soon(self._pass_requests, stream, upstream, nursery.cancel_scope)
             nursery.start_soon(_copy, upstream, stream, nursery.cancel_scope)
 
     def _is_of_worker(self, stream: trio.SocketStream) -> bool:
@@ -90,14 +100,17 @@ class Gate:
         return self.worker is not None and inode is not None and proc.owns_socket(self.worker, inode)
 
     async def _pass_requests(
-        self, stream: trio.SocketStream, upstream: trio.SocketStream, by_worker: bool, both: trio.CancelScope
+        self, stream: trio.SocketStream, upstream: trio.SocketStream, both: trio.CancelScope
     ) -> None:
-        reader = RequestReader()
+        reader, peer = RequestReader(), Peer()
         with suppress(trio.BrokenResourceError):
             async for data in stream:
                 for request in reader.feed(bytes(data)):
-                    self._note(Passage(time.monotonic_ns(), request, by_worker))
+                    self._note(Passage(time.monotonic_ns(), request, peer))
                 await upstream.send_all(data)
+                if peer.is_worker is None:
+                    # Looked up while the server is at work, since that takes a millisecond; nobody has gone by then.
+                    peer.is_worker = self._is_of_worker(stream)
         both.cancel()
 
     def _note(self, passage: Passage) -> None:

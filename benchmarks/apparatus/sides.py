@@ -46,8 +46,12 @@ class Side:
 
 
 def own_environment(directory: Path) -> dict[str, str]:
-    """An environment without anybody's settings, at home in a directory of ours."""
-    return without_settings(os.environ) | {
+    """An environment without anybody's settings, at home in a directory of ours.
+
+    Python's own are left out, too: one that writes no bytecode compiles everything anew at each start.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return without_settings(kept) | {
         "HOME": str(directory),
         "PREFECT_HOME": str(directory / "prefect"),
         "NO_PROXY": "127.0.0.1,localhost",

@@ -18,16 +18,14 @@ from benchmarks.apparatus.sides import Side
 from benchmarks.apparatus.stage import Deployments, Stage
 from benchmarks.apparatus.verdicts import entered, expect, seconds_between
 from benchmarks.apparatus.worker import Worker, open_worker
+from benchmarks.measures.runs import FINAL, RUN_SECONDS, reached, run_single
 from benchmarks.measures.start_up import START_SECONDS
 from benchmarks.plan import Plan
 from benchmarks.report.samples import Samples
 
-_FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
-_LOOK_AGAIN = 0.5
 _SETTLE_SECONDS = 3
 
-# Seconds that a single run may take, and each of a burst; nobody needs nearly as long.
-_RUN_SECONDS = 120
+# Seconds that a burst may take, which needs not nearly as long.
 _BURST_SECONDS = 600
 
 # Between two polls with the default settings. The time at which a run is scheduled is drawn from this much.
@@ -78,20 +76,16 @@ class Service:
 
     async def run_single(self, what: str) -> float:
         """Have a single run executed; returns the seconds from scheduled to running."""
-        run = await self.rest.create_run(self.deployments.hello)
-        await self._until([run], _FINAL, what, _RUN_SECONDS)
-        history = await self.rest.history(run)
-        expect(self.side.name, what, history, "Completed")
-        return seconds_between(history, "Scheduled", "Running")
+        return await run_single(self.rest, self.worker, self.deployments.hello, what)
 
     async def cancel(self, what: str) -> None:
         """Have a run cancelled that sleeps."""
         run = await self.rest.create_run(self.deployments.nap)
-        await self._until([run], {"RUNNING"} | _FINAL, what, _RUN_SECONDS)
+        await self._reached([run], FINAL | {"RUNNING"}, what, RUN_SECONDS)
         await trio.sleep(1)
         state = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
         await self.rest.call("POST", f"flow_runs/{run}/set_state", state)
-        await self._until([run], _FINAL, what, _RUN_SECONDS)
+        await self._reached([run], FINAL, what, RUN_SECONDS)
         history = await self.rest.history(run)
         expect(self.side.name, what, history, "Cancelled")
         self.add("cancel", seconds_between(history, "Cancelling", "Cancelled"))
@@ -112,7 +106,7 @@ class Service:
         await self.worker.is_quiet(_SETTLE_SECONDS)
         time, passages = self.worker.time(), len(self.gate.passages)
         await self.stage.pause(self.side, paused=False)
-        await self._until(ids, _FINAL, what, _BURST_SECONDS)
+        await self._reached(ids, FINAL, what, _BURST_SECONDS)
         asked = self.gate.of_worker(passages), self.gate.of_runs(passages)
         await self.worker.is_quiet(_SETTLE_SECONDS)
         self.add("burst_cpu", self.worker.time() - time)
@@ -130,13 +124,9 @@ class Service:
         )
         return seconds
 
-    async def _until(self, runs: Sequence[str], types: set[str], what: str, seconds: float) -> None:
-        """Wait until all runs are in states of these types."""
+    async def _reached(self, runs: Sequence[str], types: frozenset[str], what: str, seconds: float) -> None:
         with self.worker.patience(f"for {what}", seconds):
-            while True:
-                await trio.sleep(_LOOK_AGAIN)
-                if set(await self.rest.state_types(runs)) <= types:
-                    return
+            await reached(self.rest, runs, types)
 
 
 async def serve(stage: Stage, side: Side, plan: Plan, number: int, samples: Samples) -> str:
@@ -164,13 +154,11 @@ async def serve(stage: Stage, side: Side, plan: Plan, number: int, samples: Samp
 
 
 @asynccontextmanager
-async def open_service(
-    stage: Stage, side: Side, samples: Samples, *options: str, **settings: str
-) -> AsyncIterator[Service]:
-    """A worker that serves for the length of a block, with some more options and settings."""
+async def open_service(stage: Stage, side: Side, samples: Samples) -> AsyncIterator[Service]:
+    """A worker that serves for the length of a block."""
     async with (
         open_gate(stage.rest.url) as gate,
-        open_worker(side, options, environment=side.environment(gate.url, **settings)) as worker,
+        open_worker(side, environment=side.environment(gate.url)) as worker,
     ):
         gate.worker = worker.pid
         with worker.patience("to start", START_SECONDS):

@@ -21,9 +21,10 @@ done before.
 
 Between each worker and the server there is a gate: a proxy that lets everything pass as it is, websockets included,
 and notes the requests. The processes of the runs go through it as well; it tells them from the worker by which
-process has the other end of the connection. The trivial commands are dispatched on a stub of the API instead, a
-process of its own that answers at once, and with what the real server had answered; there, both workers poll every
-second instead of every ten.
+process has the other end of the connection. (Where plain functions are called, there is none: it takes a
+hundredth of a second for all the requests of a run.) The trivial commands are dispatched on a stub of the API
+instead, a process of its own that answers at once, and with what the real server had answered; there, both workers
+poll every second instead of every ten.
 
 Every worker runs below a small process that adopts what the worker leaves behind, so that no time on the processor
 gets lost, nor any process. Every run is looked at: had one not been claimed once, run once and brought to its proper
