@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -12,6 +14,16 @@ from trioworker.testing import PrefectServer
 from trioworker.testing.server import without_settings
 
 __all__ = ["PrefectServer", "clean_environment", "process_environment"]
+
+
+def pytest_configure() -> None:
+    # What `nohup` ignores, processes inherit as ignored; what is handled, they get as the default.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _take_no_notice)
+
+
+def _take_no_notice(number: int, frame: FrameType | None) -> None:
+    """Outlive the terminal, as `nohup` means it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

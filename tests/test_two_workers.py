@@ -38,7 +38,7 @@ async def test_each_run_is_executed_once(launch: Launcher, prefect: Prefect) -> 
     for run in runs:
         await prefect.reached(run, "Completed", workers[0])
     for worker in workers:
-        assert await worker.stop() == 0
+        assert await worker.stop() == 0, worker.output
     assert {await prefect.state_name(run) for run in runs} == {"Completed"}
     executed = prefect.noted("executed")
     assert Counter(run for run, _ in executed) == dict.fromkeys(runs, 1)
