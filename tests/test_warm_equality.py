@@ -31,12 +31,9 @@ _PATIENCE = 600
 CASES = (
     "snapshot",
     "snapshot-async",
-    "snapshot-with-settings",
     "snapshot-after-steps",
     "output",
     "things-left-to-the-end",
-    "many-tasks",
-    "fails",
     "sigsegv",
     "sigterm-from-outside",
     "cancelled-with-hooks",

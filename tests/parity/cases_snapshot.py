@@ -66,6 +66,20 @@ async def snapshot_with_settings(play: Play) -> None:
 
 
 @case()
+async def snapshot_with_variables_read_at_import(play: Play) -> None:
+    """What a flow finds with variables that libraries read when they are imported, or connect."""
+    configuration = play.directory("fsspec")
+    (configuration / "fsspec.json").write_text('{"file": {"auto_mkdir": true}}')
+    env = {
+        "FSSPEC_CONFIG_DIR": str(configuration),
+        "PYDANTIC_DISABLE_PLUGINS": "__all__",
+        "SSLKEYLOGFILE": str(play.directory("tls") / "keys"),
+        "WEBSOCKETS_MAX_NUM_HEADERS": "100",
+    }
+    await _take(play, variables={"env": env})
+
+
+@case()
 async def snapshot_with_terminal(play: Play) -> None:
     """What a flow finds with variables that are about terminals."""
     await _take(

@@ -104,7 +104,8 @@ async def _observe_run(play: Play, run: str, mask: Mask) -> Observation:
         seen |= {
             "state": f"{found['state_type']} {found['state_name']}",
             "message": mask.text(found["state"]["message"] or ""),
-            "history": [state["name"] for state in await rest.history(run)],
+            # How late a run begins says only how busy the machine is.
+            "history": [state["name"] for state in await rest.history(run) if state["name"] != "Late"],
             "labels": mask(found["labels"]),
             "infrastructure_pid": "set" if found["infrastructure_pid"] else "not set",
         }

@@ -127,10 +127,13 @@ def others() -> dict[str, Any]:
     import pendulum
     import rich
     import rich.console
+    import websockets.http11
     from prefect.types._datetime import now
 
     console = rich.get_console()
     context = ssl.create_default_context()
+    # As the clients of Prefect ask for it.
+    of_clients = ssl.create_default_context(cafile=str(certifi.where()))
     return {
         "temporary directory": tempfile.gettempdir(),
         "event loops": type(asyncio.get_event_loop_policy()).__qualname__,
@@ -157,6 +160,8 @@ def others() -> dict[str, Any]:
             len(context.get_ciphers()),
             ssl.OPENSSL_VERSION,
         ],
+        "TLS is noted in": [str(context.keylog_filename), str(of_clients.keylog_filename)],
+        "websockets": websockets.http11.MAX_NUM_HEADERS,
         "proxies": urllib.request.getproxies(),
         "opener": vars(urllib.request)["_opener"] is None,
         "time zone": [pendulum.now().timezone_name, str(now("local").utcoffset())],
