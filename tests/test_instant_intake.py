@@ -456,7 +456,8 @@ async def test_prefetch_that_is_set_counts(
     async with world.working(values, **options):
         await world.api.wait_for_state(run.id, "Completed")
     history = dict(world.api.history(run.id))
-    assert (history["Pending"], history["Running"]) == (10, 16)
+    # The poll that follows the connecting of the websocket is 0.05 s after the first, and the regular ones go by it.
+    assert (history["Pending"], history["Running"]) == (10.05, 16.05)
     assert world.api.calls[0].at == 0
 
 
@@ -579,7 +580,7 @@ async def test_run_that_is_given_back_for_want_of_room_is_tried_as_often_as_by_p
     run = world.schedule(Script(cannot_start=InfrastructureFullError("no more files")))
     async with world.working(limit=1):
         await until(world, 99)
-    assert claimed(world, run) == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+    assert claimed(world, run) == pytest.approx([0] + [10.05 + 10 * number for number in range(9)])
     assert len(polls(world)) <= 12
 
 

@@ -11,7 +11,7 @@ from trioworker.api.errors import ObjectExistsError, ObjectNotFoundError
 from trioworker.errors import WorkerRefusedError
 from trioworker.notices import Notice
 from trioworker.testing import FakePrefectAPI
-from trioworker.work_pool import Discovery, WorkPoolKeeper, discover
+from trioworker.work_pool import Discovery, WorkPoolKeeper, discover, notice_of_paused_queues
 
 TEMPLATE: dict[str, Any] = {"job_configuration": {}, "variables": {"type": "object", "properties": {}}}
 OTHER: dict[str, Any] = {
@@ -20,10 +20,8 @@ OTHER: dict[str, Any] = {
 }
 
 
-async def discovered(
-    api: FakePrefectAPI, *, queues: Sequence[str] = (), worker_type: str | None = None
-) -> Discovery:
-    return await discover(api, "pool", queues, worker_type)
+async def discovered(api: FakePrefectAPI, *, worker_type: str | None = None) -> Discovery:
+    return await discover(api, "pool", worker_type)
 
 
 def messages(discovery: Discovery) -> list[str]:
@@ -45,7 +43,7 @@ async def test_type_that_was_given_is_kept() -> None:
     api = FakePrefectAPI()
     api.add_work_pool("pool", pool_type="trio")
     assert await discovered(api, worker_type="process") == Discovery(
-        worker_type="process", pool_type="trio", notices=[]
+        worker_type="process", pool=await api.read_work_pool("pool"), notices=[]
     )
 
 
@@ -77,14 +75,17 @@ async def test_paused_queues_are_announced(queues: Sequence[str], beginning: str
     api = FakePrefectAPI()
     api.add_work_pool("pool")
     api.pause_work_queue("pool", "default")
-    assert messages(await discovered(api, queues=queues))[0].startswith(beginning)
+    notice = await notice_of_paused_queues(api, "pool", queues)
+    assert notice is not None
+    assert notice.warning
+    assert notice.message.startswith(beginning)
 
 
 async def test_nothing_is_said_when_only_some_queues_are_paused() -> None:
     api = FakePrefectAPI()
     api.add_work_pool("pool")
     api.add_work_queue("pool", "other", is_paused=True)
-    assert messages(await discovered(api)) == ["Discovered type 'process' for work pool 'pool'."]
+    assert await notice_of_paused_queues(api, "pool", ()) is None
 
 
 @pytest.mark.parametrize("pool_type", ["modal:push", "prefect:managed"])

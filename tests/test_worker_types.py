@@ -111,7 +111,7 @@ def test_package_cannot_replace_a_kind_that_is_built_in(site: Site, tmp_path: Pa
         (
             "class Moonbase:\n type = 'moonbase'\n def __init__(*_): pass",
             f"{MODULE}:Moonbase",
-            "it makes a Moonbase, which has no default_base_job_template, find, kill",
+            "it makes a Moonbase, which has no configured_by_deployment, default_base_job_template, find, kill",
         ),
         (KIND.replace('"moonbase"', '"mars"'), f"{MODULE}:Moonbase", "what it makes is of type 'mars'"),
     ],
@@ -368,7 +368,7 @@ async def test_type_is_provided_for_once_the_pool_is_known(scene: Scene, tmp_pat
     config = WorkerConfig(pool="pool", settings=settings({}, tmp_path))
     found_out = await discover_patiently(api, config, Rhythm(interval=1, chance=lambda: NO_JITTER))
     discovery = await Surroundings(provide_type=provision).provide_type(found_out, api.read_worker_packages)
-    assert discovery == Discovery(worker_type="moonbase", pool_type="moonbase")
+    assert discovery == Discovery(worker_type="moonbase", pool=await api.read_work_pool("pool"))
     assert scene.messages[0] == "Discovered type 'moonbase' for work pool 'pool'."
     assert scene.installer.done == [LOOK, INSTALL]
     found = Surroundings().infrastructure(discovery.worker_type, config)

@@ -73,6 +73,7 @@ async def assemble(
         worker_type=discovery.worker_type,
         base_job_template=config.base_job_template,
         default_base_job_template=infrastructure.default_base_job_template,
+        found=discovery.pool,
         create=config.create_pool_if_not_found,
         wait=not config.run_once,
         notify=notify,
@@ -102,9 +103,10 @@ def refuse_mismatch(discovery: Discovery, config: WorkerConfig) -> None:
     Raises:
         WorkerRefusedError: says what to do about it.
     """
-    if config.flows is not None and discovery.pool_type is not None:
-        refuse_other_type(config.pool, discovery.pool_type)
-    if config.flows is None and TRIO_TYPE in {discovery.worker_type, discovery.pool_type}:
+    pool_type = None if discovery.pool is None else discovery.pool.type
+    if config.flows is not None and pool_type is not None:
+        refuse_other_type(config.pool, pool_type)
+    if config.flows is None and TRIO_TYPE in {discovery.worker_type, pool_type}:
         raise WorkerRefusedError(
             f"The flow runs of work pool {config.pool!r} are calls of functions, which have to be given: with"
             f" `trioworker start --pool {shlex.quote(config.pool)} --flows MODULE:ATTR` on the command line, with"

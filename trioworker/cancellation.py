@@ -27,7 +27,7 @@ def is_orphan(flow_run: FlowRun) -> bool:
     return flow_run.start_time is None and not flow_run.infrastructure_pid
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class CancellationWatch:
     """Polls for runs in state Cancelling.
 

@@ -52,7 +52,7 @@ class _Room:
         return self.runs is not None and self.runs <= number
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Intake:
     """Polls for runs that are due and starts them.
 
@@ -85,6 +85,7 @@ class Intake:
     notify: Notify
     clock: ServerClock
     wake_up: WakeUp
+    _first_look: trio.Event = attrs.field(factory=trio.Event, init=False)
     _hints: Hints = attrs.field(factory=Hints, init=False)
     _complaint: str = attrs.field(default="", init=False)
     _polling: bool = attrs.field(default=False, init=False)
@@ -138,6 +139,10 @@ class Intake:
             wake_up=self.wake_up,
             spacing=Spacing(),
         )
+
+    async def wait_first_look(self) -> None:
+        """Wait until the first poll has been answered, or has failed."""
+        await self._first_look.wait()
 
     async def poll(self, runs: trio.Nursery, *, only_time: bool = False) -> bool:
         """Poll once, and start what was found; whether that is anything.
@@ -207,6 +212,7 @@ class Intake:
             raise
         finally:
             self._polling = False
+            self._first_look.set()
 
     async def _list_due(self, room: int | None) -> Listing:
         """List what is due, or is within the prefetch."""

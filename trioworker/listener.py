@@ -103,7 +103,7 @@ class Absence:
             _logger.info("The events websocket of the Prefect API is back.")
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class _Listener:
     api: PrefectAPI
     pool_id: Callable[[], UUID | None]

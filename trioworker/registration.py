@@ -30,7 +30,7 @@ def installed_integrations() -> WorkerMetadata | None:
     )
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Registration:
     """How a worker is known to the API.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import (
+    APIError,
     APINotFoundError,
     NotAuthenticatedError,
     NotPermittedError,
@@ -11,8 +14,11 @@ from trioworker.api.errors import (
 )
 from trioworker.config import WorkerConfig
 from trioworker.errors import ConfigurationError
+from trioworker.notices import Notify
 from trioworker.service import Rhythm, patiently
-from trioworker.work_pool import Discovery, discover
+from trioworker.work_pool import Discovery, discover, notice_of_paused_queues
+
+_logger = logging.getLogger(__name__)
 
 
 async def discover_patiently(api: PrefectAPI, config: WorkerConfig, patience: Rhythm) -> Discovery:
@@ -27,11 +33,27 @@ async def discover_patiently(api: PrefectAPI, config: WorkerConfig, patience: Rh
 
     async def look() -> Discovery:
         try:
-            return await discover(api, config.pool, config.queues, config.effective_worker_type)
+            return await discover(api, config.pool, config.effective_worker_type)
         except RequestRefusedError as error:
             raise explain_refusal(config, error) from error
 
     return await patiently(look, patience, api.condition)
+
+
+async def tell_of_paused_queues(
+    api: PrefectAPI, config: WorkerConfig, patience: Rhythm, notify: Notify
+) -> None:
+    """Say so if none of the worker's queues gives it a run; that it cannot be found out is nobody's trouble."""
+
+    async def look() -> None:
+        notice = await notice_of_paused_queues(api, config.pool, config.queues)
+        if notice is not None:
+            notify(notice)
+
+    try:
+        await patiently(look, patience, api.condition)
+    except APIError as error:
+        _logger.debug("Whether the work queues are paused is not known: %s", error)
 
 
 def explain_refusal(config: WorkerConfig, error: RequestRefusedError) -> ConfigurationError:

@@ -47,7 +47,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Surroundings:
     """What a worker touches of the world; for tests, each part of it by itself.
 

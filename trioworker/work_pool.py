@@ -24,12 +24,12 @@ class Discovery:
 
     Attributes:
         worker_type: the kind of infrastructure that the runs want.
-        pool_type: the type of the work pool; None if there is no pool yet.
+        pool: the work pool as it was then; None if there is none yet.
         notices: what the person who starts the worker should know.
     """
 
     worker_type: str
-    pool_type: str | None = None
+    pool: WorkPool | None = None
     notices: Sequence[Notice] = ()
 
 
@@ -40,15 +40,12 @@ ReadPackages = Callable[[], Awaitable[Mapping[str, str]]]
 ProvideType = Callable[[Discovery, ReadPackages], Awaitable[Discovery]]
 
 
-async def discover(
-    api: PrefectAPI, pool_name: str, queue_names: Sequence[str], worker_type: str | None
-) -> Discovery:
+async def discover(api: PrefectAPI, pool_name: str, worker_type: str | None) -> Discovery:
     """Look at the work pool, if it is there.
 
     Args:
         api: the API.
         pool_name: the work pool.
-        queue_names: the queues that the worker was told to serve; empty for all.
         worker_type: the type that it was told to be; None for the pool's.
 
     Raises:
@@ -76,16 +73,6 @@ async def discover(
                 warning=True,
             )
         )
-    queues = await api.read_work_queues(pool_name, queue_names)
-    if queues and all(queue.is_paused for queue in queues):
-        whose = "Specified work queue(s)" if queue_names else "All work queues"
-        notices.append(
-            Notice(
-                f"{whose} in the work pool {pool_name!r} are currently paused. This worker will not execute"
-                " any flow runs until the work queues are unpaused.",
-                warning=True,
-            )
-        )
     if worker_type is None:
         worker_type = pool.type
         notices.append(Notice(f"Discovered type {worker_type!r} for work pool {pool_name!r}."))
@@ -95,7 +82,31 @@ async def discover(
             f"Work pool {pool_name!r} is of type {pool.type!r}: Prefect itself starts its runs."
             " Workers are not required for push and managed work pools."
         )
-    return Discovery(worker_type=worker_type, pool_type=pool.type, notices=notices)
+    return Discovery(worker_type=worker_type, pool=pool, notices=notices)
+
+
+async def notice_of_paused_queues(
+    api: PrefectAPI, pool_name: str, queue_names: Sequence[str]
+) -> Notice | None:
+    """What the person who starts the worker should know if none of its queues gives it a run; else None.
+
+    Args:
+        api: the API.
+        pool_name: the work pool.
+        queue_names: the queues that the worker was told to serve; empty for all.
+
+    Raises:
+        APIError: the queues cannot be read.
+    """
+    queues = await api.read_work_queues(pool_name, queue_names)
+    if not queues or not all(queue.is_paused for queue in queues):
+        return None
+    whose = "Specified work queue(s)" if queue_names else "All work queues"
+    return Notice(
+        f"{whose} in the work pool {pool_name!r} are currently paused. This worker will not execute"
+        " any flow runs until the work queues are unpaused.",
+        warning=True,
+    )
 
 
 def refuse_agent(worker_type: str) -> None:
@@ -121,6 +132,7 @@ class WorkPoolKeeper:
         worker_type: the worker's type, which a new pool gets.
         base_job_template: for a new pool; None for the default.
         default_base_job_template: of the infrastructure.
+        found: the pool as it was just read, which need not be read again to begin with; None if it was not there.
         create: whether a missing pool is created.
         wait: whether one that is missing, and may not be created, is waited for, which is said then.
         notify: told what changes.
@@ -136,6 +148,7 @@ class WorkPoolKeeper:
         default_base_job_template: Mapping[str, Any],
         create: bool,
         notify: Notify,
+        found: WorkPool | None = None,
         wait: bool = True,
     ) -> None:
         self._api = api
@@ -146,6 +159,7 @@ class WorkPoolKeeper:
         self._create = create
         self._wait = wait
         self._notify = notify
+        self._found = found
         self._pool: WorkPool | None = None
         self._complaint = ""
 
@@ -186,6 +200,9 @@ class WorkPoolKeeper:
         return pool
 
     async def _read_or_create(self) -> WorkPool | None:
+        found, self._found = self._found, None
+        if found is not None:
+            return found
         try:
             return await self._api.read_work_pool(self._pool_name)
         except ObjectNotFoundError:

@@ -42,7 +42,7 @@ from trioworker.runs.flow_run import FlowRunner
 from trioworker.server_clock import ServerClock
 from trioworker.service import Rhythm, WakeUp, patiently
 from trioworker.shutdown import Shutdown
-from trioworker.start_up import explain_refusal
+from trioworker.start_up import explain_refusal, tell_of_paused_queues
 from trioworker.surroundings import Surroundings
 
 # How soon something that must be done is tried again, to begin with.
@@ -278,14 +278,10 @@ class Worker:
                             explain=partial(explain_refusal, self._config),
                         )
                     )
-                    await upkeep.start(
-                        self._cancellation_watch(runner).keep_polling,
-                        self._rhythm(self._config.cancellation_poll_seconds),
-                        cancellations_due,
-                    )
+                    if self._config.run_once:
+                        await self._tell_of_paused_queues(api)
                     self._intake = self._make_intake(runner, health, heartbeat_due, poll_due)
-                    if self._config.listens:
-                        await upkeep.start(self._listen, runner, poll_due, cancellations_due)
+                    upkeep.start_soon(self._look_out, self._intake, poll_due, cancellations_due)
                 if self._intake is None or self._shutdown.requested:
                     if self._gave_up is None:
                         task_status.started()
@@ -364,14 +360,24 @@ class Worker:
             wake_up=poll_due,
         )
 
-    async def _listen(  # noqa: ASYNC128 - passed on
-        self,
-        runner: FlowRunner,
-        poll_due: WakeUp,
-        cancellations_due: WakeUp,
-        *,
-        task_status: trio.TaskStatus[None],
-    ) -> None:
+    async def _look_out(self, intake: Intake, poll_due: WakeUp, cancellations_due: WakeUp) -> None:
+        """All that is watched beside the polling for runs, whose first poll goes before anything else."""
+        await intake.wait_first_look()
+        async with trio.open_nursery() as lookout:
+            lookout.start_soon(
+                self._cancellation_watch(intake.runner).keep_polling,
+                self._rhythm(self._config.cancellation_poll_seconds),
+                cancellations_due,
+            )
+            if self._config.listens:
+                lookout.start_soon(self._listen, intake, poll_due, cancellations_due)
+            if not self._config.run_once:
+                lookout.start_soon(self._tell_of_paused_queues, intake.api)
+
+    async def _tell_of_paused_queues(self, api: PrefectAPI) -> None:
+        await tell_of_paused_queues(api, self._config, self._rhythm(_PATIENCE_SECONDS), self._notify)
+
+    async def _listen(self, intake: Intake, poll_due: WakeUp, cancellations_due: WakeUp) -> None:
         """Bring polls forward as the events websocket tells of something; each connecting is followed by all."""
 
         def connected() -> None:
@@ -379,13 +385,12 @@ class Worker:
             cancellations_due()
 
         await keep_listening(
-            runner.api,
-            runner.keeper.pool_id,
+            intake.api,
+            intake.runner.keeper.pool_id,
             connected,
             partial(self._heed, cancellations_due),
             self._rhythm(_PATIENCE_SECONDS),
             poll_interval=self._config.settings.worker_query_seconds,
-            task_status=task_status,
         )
 
     def _heed(self, cancellations_due: WakeUp, change: StateChange) -> None:

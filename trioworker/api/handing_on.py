@@ -19,7 +19,7 @@ from trioworker.api.models import (
 )
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class HandingOn:
     """A state of type `SCHEDULED` that is proposed for a run, attempt by attempt.
 

@@ -177,7 +177,7 @@ async def open_state_changes(
         raise error from error.__cause__
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class _Feed:
     """One connection, from beginning to end, in a task of its own: its errors are not those of the block."""
 

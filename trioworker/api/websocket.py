@@ -33,7 +33,7 @@ class WebSocketLostError(Exception):
         super().__init__(f"closed with {code} {reason}".strip() if code else reason)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class WebSocket:
     """One websocket, for a single task at a time.
 

@@ -68,7 +68,7 @@ class _Program:
     look_options: Sequence[str] = ()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class EnvironmentInstaller:
     """Installs into the environment of this very Python, by the program that Prefect would take.
 

@@ -19,7 +19,7 @@ from trioworker.surroundings import Surroundings
 _PATIENCE = 5.0
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ServedFlows:
     """Tells a user what is served, and if there can be no runs of it.
 

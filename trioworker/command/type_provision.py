@@ -32,7 +32,7 @@ class Installer(Protocol):
         ...
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class TypeProvision:
     """Installs the package that brings a worker type, as the policy (Prefect's `--install-policy`) says.
 

@@ -113,11 +113,14 @@ class Infrastructure(Protocol[JobT]):
         type: the name of the kind, which is the type of the work pools that it serves.
         speaks_for_itself: whether `run` itself tells the API where the run runs, and does so at once: such a run is
             never `Submitting`.
+        configured_by_deployment: whether what is executed depends on how the run's deployment is configured just
+            then, not on its name alone, which does not change.
         default_base_job_template: given to work pools that have none.
     """
 
     type: ClassVar[str]
     speaks_for_itself: ClassVar[bool]
+    configured_by_deployment: ClassVar[bool]
 
     @property
     def default_base_job_template(self) -> Mapping[str, Any]:

@@ -35,7 +35,7 @@ _DEFAULTS_ELSEWHERE: Final = {
 }
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class LoggingFile:
     """What a `logging.yml` says, and what of it cannot be used.
 

@@ -65,7 +65,7 @@ def plan_routes(file: LoggingFile, open_console: OpenConsole) -> tuple[Route, ..
     return (root, *ours, *planner.others())
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Planner:
     file: LoggingFile
     parts: LoggingParts

@@ -79,7 +79,7 @@ class NoObserver:
         """See `RunObserver.run_finished`."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class ActiveRun:
     """A run in hand, from before it is claimed until after it has ended.
 

@@ -58,7 +58,7 @@ class _NotOurs(Exception):  # noqa: N818 - not an error: the run goes to somebod
     """The server did not give us the run."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class FlowRunner:
     """Lives the life of any run that it is given.
 
@@ -133,7 +133,7 @@ class FlowRunner:
         return active
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Execution:
     """A run that was submitted: what is known of it, and how it ended, once it has.
 
@@ -162,7 +162,7 @@ class _NotedPlace(trio.TaskStatus[str]):
         self._task_status.started(value)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Life:
     """What a runner knows of one run."""
 

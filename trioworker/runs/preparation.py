@@ -23,8 +23,9 @@ from trioworker.registration import Registration
 from trioworker.runs.requests import STRIKES, DeploymentGoneError, RunRequests
 from trioworker.runs.shared_reads import SharedReads
 
-# Seconds. Of a flow that runs are grouped by, nothing ever changes but tags and labels.
-_FLOW_GOOD_FOR = 60.0
+# Seconds. Of a flow that runs are grouped by, nothing ever changes but tags and labels; and of a deployment by which
+# nothing is configured, nothing else is looked at.
+_UNCHANGING_GOOD_FOR = 60.0
 
 
 @attrs.frozen(kw_only=True)
@@ -42,7 +43,7 @@ class PreparedRun:
     pool: WorkPool
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Preparation:
     """Prepares the runs of one worker.
 
@@ -65,16 +66,19 @@ class Preparation:
                 nursery.start_soon(_in_vain, partial(read, requests, strikes=1))
 
     async def _deployment(self, requests: RunRequests, *, strikes: int = STRIKES) -> Deployment | None:
-        """The run's deployment, as it was when the run was found to be due or later."""
+        """The run's deployment; where it matters, as it was when the run was found to be due or later."""
         active = requests.active
         deployment_id = active.flow_run.deployment_id
         if deployment_id is None:
             return None
         read = partial(requests.deployment, deployment_id, strikes)
-        return await self._deployments.get(deployment_id, read, since=active.found_at)
+        since = active.found_at
+        if not self.infrastructure.configured_by_deployment:
+            since -= _UNCHANGING_GOOD_FOR
+        return await self._deployments.get(deployment_id, read, since=since)
 
     async def _flow(self, requests: RunRequests, *, strikes: int = STRIKES) -> Flow:
-        since = trio.current_time() - _FLOW_GOOD_FOR
+        since = trio.current_time() - _UNCHANGING_GOOD_FOR
         read = partial(requests.flow, strikes)
         return await self._flows.get(requests.active.flow_run.flow_id, read, since=since)
 

@@ -43,7 +43,7 @@ class DeploymentGoneError(Exception):
     """Somebody has deleted the run's deployment, so there is nothing to execute."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RunRequests:
     """The requests about one run.
 

@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 _LOOKS = 5
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Hooks:
     """The hooks of one flow, which are called where the flow has run.
 
@@ -69,7 +69,7 @@ class Hooks:
             self.run_log.hook_warning(f"The on_{kind} hooks of the flow could not be called: {error}")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Settlement:
     """Settles one run.
 

@@ -20,7 +20,7 @@ class _Memory(Generic[T]):
     began: float
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Reading:
     """A read in flight, that others who want the same wait for."""
 

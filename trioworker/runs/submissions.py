@@ -34,7 +34,7 @@ _LONGEST_WAIT = 2.0
 _LONGEST_ANSWER = 10.0
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Submission:
     """A run that waits for its turn.
 

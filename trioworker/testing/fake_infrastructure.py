@@ -172,6 +172,7 @@ class FakeInfrastructure:
     Attributes:
         type: the type of the work pools whose runs it plays; that of Prefect's processes.
         speaks_for_itself: see `Infrastructure`.
+        configured_by_deployment: see `Infrastructure`.
         script: as above; may be changed at any time, for the runs that are prepared after that.
         scripts: the scripts of single flow runs, by their id.
         executions: every flow run that was started, in order.
@@ -179,6 +180,7 @@ class FakeInfrastructure:
 
     type: ClassVar[str] = "process"
     speaks_for_itself: ClassVar[bool] = False
+    configured_by_deployment: ClassVar[bool] = True
 
     def __init__(self, api: FakePrefectAPI, script: Script | None = None, *, kill_grace: float = 5.0) -> None:
         self.script: Script = script or Script()

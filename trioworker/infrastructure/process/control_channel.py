@@ -73,7 +73,7 @@ class Delivery(enum.Enum):
     """The engine could not be reached, or did not answer in time: sent SIGTERM, it may report a crash."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Connection:
     """A connection and what has been received on it, but not been taken yet."""
 

@@ -55,7 +55,7 @@ __all__ = ["DEFAULT_BASE_JOB_TEMPLATE", "ProcessInfrastructure", "ProcessJob"]
 _KILL_MARGIN: Final = 12.0
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _RunningProcess:
     group: ProcessGroup
     channel: ControlChannel
@@ -90,6 +90,7 @@ class ProcessInfrastructure:
 
     type: ClassVar[str] = "process"
     speaks_for_itself: ClassVar[bool] = False
+    configured_by_deployment: ClassVar[bool] = True
 
     def __init__(self, settings: Settings, kill_grace: float) -> None:
         self._settings = settings

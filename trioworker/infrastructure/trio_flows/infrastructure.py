@@ -76,6 +76,7 @@ class TrioInfrastructure:
 
     type: ClassVar[str] = TRIO_TYPE
     speaks_for_itself: ClassVar[bool] = True
+    configured_by_deployment: ClassVar[bool] = False
 
     def __init__(self, flows: FlowDeclarations, services: Services, kill_grace: float) -> None:
         flows.check()

@@ -43,7 +43,7 @@ class _Key:
     output: tuple[tuple[int, int], ...] | None
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Kept:
     """A template for one kind of flow runs.
 
