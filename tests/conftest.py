@@ -17,9 +17,12 @@ __all__ = ["PrefectServer", "clean_environment", "process_environment"]
 
 
 def pytest_configure() -> None:
-    # What `nohup` ignores, processes inherit as ignored; what is handled, they get as the default.
+    # What `nohup` or a shell's background ignores, processes inherit as ignored; what is handled, they get as the
+    # default.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _take_no_notice)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _take_no_notice(number: int, frame: FrameType | None) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import attrs
 import httpx
 import trio
 
-_ATTEMPTS = 60
+# Of a request that does not get through: with so many plays at once, SQLite has no turn for it for a while.
+_ATTEMPTS = 150
 _HEADERS = {"User-Agent": "prefect/3.8.8 (API 0.8.4)"}
 _PAGE = 200
 
@@ -53,7 +55,7 @@ class Rest:
             else:
                 if response.status_code != 503:
                     break
-            await trio.sleep(0.2)
+            await trio.sleep(random.uniform(0.2, 1))  # noqa: S311
         if response.status_code == 404:
             raise MissingError(f"{method} {path}")
         if response.is_error:
