@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
@@ -518,7 +520,7 @@ class TestKeys:
                     assert await run_to_end(templates, job) == 0
         assert [(tmp_path / name).read_text() for name in ("one", "other")] == ["heard\n"] * 2
 
-    async def test_fourth_kind_ends_the_template_that_was_used_last(
+    async def test_fourth_kind_ends_the_template_whose_last_use_is_the_longest_ago(
         self, site: Site, debug: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
     ) -> None:
         async with open_templates(site) as templates:
@@ -554,6 +556,14 @@ class TestKeys:
             await group.wait()
             group.release()
         assert template_pids(debug)[2] != first
+
+
+class TestPreparation:
+    async def test_may_execute_other_programs_in_processes_of_its_own(self, site: Site) -> None:
+        step = "assert os.spawnlpe(os.P_WAIT, 'sh', 'sh', '-c', 'exit 3', os.environ) == 3"
+        outcome = await executed_in(site, SUPERVISOR=f"import os\n{step}", FLOW="sys.exit(7)")
+        assert outcome.status_code == 7
+        assert site.stages == ["supervisor", "engine"]
 
 
 class TestPreloading:
@@ -626,6 +636,75 @@ class TestRefusal:
                     await templates.fork(site.job(), stream_output=True)
         assert refusals(debug) == ["there are 2 threads once everything is imported"] * 3
         assert (site.root / "imports").read_text() == "x"
+
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [
+            ("os._exit(1)", "its template has ended before it was ready"),
+            ("time.sleep(1000)", "its template was not ready within 0.5 s"),
+        ],
+    )
+    async def test_for_what_a_template_never_got_to_say_is_remembered(
+        self,
+        site: Site,
+        debug: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+        code: str,
+        reason: str,
+    ) -> None:
+        monkeypatch.setattr(template_module, "_START_TIME", 0.5)
+        imports = site.root / "imports"
+        site.install("unlucky.py", f"import os, time\nopen({str(imports)!r}, 'a').write('x')\n{code}")
+        async with open_templates(site, "unlucky") as templates:
+            for _ in range(3):
+                with pytest.raises(RefusedError):
+                    await templates.fork(site.job(), stream_output=True)
+        assert refusals(debug) == [reason] * 3
+        assert imports.read_text() == "x"
+        (warning,) = lines_of(debug, logging.WARNING)
+        assert warning == f"Flow runs are started in fresh processes for 60 s, because {reason}"
+
+    async def test_is_not_remembered_for_ever(
+        self, site: Site, debug: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+    ) -> None:
+        imports = site.root / "imports"
+        # The fourth attempt is a success.
+        die = "os._exit(1) if os.path.getsize(file.name) < 4 else None"
+        site.install(
+            "unlucky.py",
+            f"import os\nfile = open({str(imports)!r}, 'a')\nfile.write('x')\nfile.flush()\n{die}",
+        )
+
+        async def attempts_after(seconds: float) -> int:
+            mock_clock.jump(seconds)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(RefusedError):
+                await templates.fork(site.job(), stream_output=True)
+            return len(imports.read_text())
+
+        templates = Templates(sys.executable, ("unlucky",), site.environment())
+        async with templates.open():
+            attempts = [await attempts_after(seconds) for seconds in (0, 59, 2, 119, 2)]
+            assert attempts == [1, 1, 2, 2, 3]
+            mock_clock.jump(241)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await run_to_end(templates, site.job()) == 0
+
+    async def test_that_is_the_workers_own_costs_no_template(
+        self, site: Site, debug: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> NoReturn:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        async with open_templates(site) as templates:
+            assert await run_to_end(templates, site.job()) == 0
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "memfd_create", full)
+                with pytest.raises(RefusedError, match="cannot be asked for"):
+                    await templates.fork(site.job(), stream_output=True)
+            assert await run_to_end(templates, site.job()) == 0
+            first, last = template_pids(debug)
+            assert first == last
 
     async def test_of_a_directory_that_shadows_a_module(
         self, site: Site, debug: pytest.LogCaptureFixture

@@ -163,9 +163,7 @@ class Template:
         try:
             return await self._fork(job)
         except OSError as error:
-            raise RefusedError(
-                f"its template cannot be reached ({error.strerror})", template_is_gone=True
-            ) from error
+            raise RefusedError(f"it cannot be asked for ({error.strerror})") from error
 
     async def _fork(self, job: Job) -> Forked:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -179,8 +177,10 @@ class Template:
                 group = await _born(connection)
                 await _let_begin(connection)
                 return Forked(group, connection)
+            was_born = group is not None
             group = group or await self._born_in_the_end(connection)
-            raise RefusedError(f"it was not ready within {_FORK_TIME:g} s", template_is_gone=True)  # noqa: TRY301
+            reason = f"it was not ready within {_FORK_TIME:g} s"
+            raise RefusedError(reason, template_is_gone=not was_born)  # noqa: TRY301
         except BaseException:
             # A child that leads no group yet cannot be killed as one, but ends by itself when nobody is there.
             connection.close()
@@ -202,6 +202,9 @@ class Template:
         try:
             descriptors = array.array("i", [document, theirs.fileno()])
             await self._control.sendmsg([FORK], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        except (OSError, trio.ClosedResourceError) as error:
+            # The latter, when it was ended while others waited for their turn.
+            raise RefusedError(f"its template cannot be reached ({error})", template_is_gone=True) from error
         finally:
             os.close(document)
 

@@ -21,10 +21,18 @@ __all__ = ["Templates"]
 _logger = logging.getLogger(__name__)
 
 _MOST: Final = 3
-"""How many templates there are at most, each of some 80 MB; for one more, the one that was used last has to go."""
+"""How many templates there are at most, each of some 80 MB; for one more, the one least recently used has to go."""
 
 _IDLE: Final = 600.0
 """Seconds after which a template that nobody has used is ended."""
+
+_RETRY_AFTER: Final = 60.0
+"""Seconds after which a template that could not be had is tried anew, for the first time; twice as many each time."""
+
+_RETRY_AFTER_AT_MOST: Final = 600.0
+
+_REMEMBERED: Final = 100
+"""Of how many kinds of flow runs it is known at most that they had no template."""
 
 _ATTEMPTS: Final = 2
 """How many templates are tried for a flow run, of which the first may have become stale, or have been killed."""
@@ -50,7 +58,7 @@ class _Kept:
     Attributes:
         used_at: when it was used last, in seconds on Trio's clock.
         template: once it is ready.
-        refused: why it will not be.
+        refused: why there is none.
         ready: set when either is known.
         over: set when it is not to be used any more.
     """
@@ -76,6 +84,8 @@ class Templates:
         self._modules = modules
         self._environment = {name: value for name, value in environment.items() if not _is_of_runs(name)}
         self._kept: dict[_Key, _Kept] = {}
+        # How often in a row it came to no template.
+        self._failures: dict[_Key, int] = {}
         self._nursery: trio.Nursery | None = None
 
     @asynccontextmanager
@@ -124,7 +134,7 @@ class Templates:
             await kept.ready.wait()
             if kept.template is None:
                 assert kept.refused is not None  # noqa: S101 - one of both, once it is ready
-                raise kept.refused
+                raise kept.refused.with_traceback(None)
             try:
                 return await kept.template.fork(job), kept.template
             except RefusedError as error:
@@ -154,7 +164,23 @@ class Templates:
         kept.over.set()
 
     async def _live(self, key: _Key, kept: _Kept) -> None:
-        """A template from its start to its end."""
+        """A template from its start to its end, or until another one may be tried."""
+        try:
+            try:
+                await self._live_well(key, kept)
+            except RefusedError as error:
+                kept.refused = error
+                kept.ready.set()
+                await self._remember(key, kept)
+        finally:
+            self._let_go(key, kept)
+
+    async def _live_well(self, key: _Key, kept: _Kept) -> None:
+        """A template from its start to its end.
+
+        Raises:
+            RefusedError: it has come to nothing.
+        """
         try:
             template = await Template.start(
                 self._python,
@@ -164,42 +190,42 @@ class Templates:
             )
         except (OSError, RuntimeError) as error:
             # The latter for want of a thread.
-            self._refuse(key, kept, RefusedError(f"its template cannot be started ({error})"))
-            return
+            raise RefusedError(f"its template cannot be started ({error})") from error
         try:
-            try:
-                problems = await template.wait_ready()
-            except RefusedError as error:
-                self._refuse(key, kept, error)
-            else:
-                kept.template = template
-                kept.ready.set()
-                for problem in problems:
-                    _logger.warning("%s", problem)
+            problems = await template.wait_ready()
+            self._failures.pop(key, None)
+            kept.template = template
+            kept.ready.set()
+            for problem in problems:
+                _logger.warning("%s", problem)
             await self._use(kept, template)
         finally:
-            self._let_go(key, kept)
             with trio.CancelScope(shield=True):
                 # Bounded: it is killed at once.
                 await template.end()
 
-    def _refuse(self, key: _Key, kept: _Kept, error: RefusedError) -> None:
-        kept.refused = error
-        kept.ready.set()
-        if error.template_is_gone:
-            self._let_go(key, kept)
+    async def _remember(self, key: _Key, kept: _Kept) -> None:
+        """Have no flow run try anew for a while what came to nothing, nor wait for it."""
+        assert kept.refused is not None  # noqa: S101 - see `_live`
+        if len(self._failures) >= _REMEMBERED:
+            self._failures.clear()
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        pause = min(_RETRY_AFTER * 2.0 ** min(failures - 1, 10), _RETRY_AFTER_AT_MOST)
+        if not kept.refused.no_template:
+            # Not what it says of itself, which holds for good mostly.
+            _logger.warning(
+                "Flow runs are started in fresh processes for %.0f s, because %s", pause, kept.refused.reason
+            )
+        with trio.move_on_after(pause):
+            await kept.over.wait()
 
     async def _use(self, kept: _Kept, template: Template) -> None:
-        """Return when a template is not needed any more, or has ended; also when it has not been for long.
-
-        What could not become a template is remembered for as long, lest each flow run try anew.
-        """
+        """Return when a template is not needed any more, or has ended; also when it has not been for long."""
         async with trio.open_nursery() as nursery:
 
             async def end_with_template() -> None:
                 await template.wait_ended()
-                if kept.refused is None:
-                    nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
 
             async def end_when_over() -> None:
                 await kept.over.wait()

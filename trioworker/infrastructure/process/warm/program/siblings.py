@@ -39,6 +39,7 @@ def sibling_maker() -> Callable[[], int]:
     if ssl.OPENSSL_VERSION_INFO < (3,):
         # Older ones learn of a fork from the C library, and would give all children the same random numbers.
         raise UnfitError(f"{ssl.OPENSSL_VERSION} has to be told of forks")
+    _require_pidfd()
     library = ctypes.PyDLL(None, use_errno=True)
     system_call = library.syscall
     system_call.restype = ctypes.c_long
@@ -61,6 +62,18 @@ def sibling_maker() -> Callable[[], int]:
         return pid
 
     return fork
+
+
+def _require_pidfd() -> None:
+    """See to it that processes can be waited for as the children will, which old kernels and some sandboxes forbid.
+
+    Raises:
+        UnfitError: they cannot.
+    """
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        raise UnfitError(f"a process cannot be waited for by a descriptor here ({error})") from error
 
 
 def _thread_id_address(library: ctypes.PyDLL) -> ctypes.c_void_p:

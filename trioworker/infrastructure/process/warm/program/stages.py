@@ -61,9 +61,9 @@ def prepare(run_supervisor: Callable[[], None]) -> Prepared | None:
     Raises:
         UnfitError: no helper can be forked.
     """
-    reading, writing = os.pipe()
     parent = os.getpid()
     try:
+        reading, writing = os.pipe()
         helper = os.fork()
     except OSError as error:
         raise UnfitError(f"no helper can be forked: {error.strerror}") from error
@@ -129,8 +129,12 @@ def require_fit_directory(preloaded: Preloaded, directory: str, environment: Map
 
 def _reporting_to(writing: int) -> Callable[[str, Sequence[str], Mapping[str, str]], NoReturn]:
     """What stands in for `os.execvpe`: as that it takes the place of the process, without any of its clean-up."""
+    helper, execute = os.getpid(), os.execvpe
 
     def report(file: str, args: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+        if os.getpid() != helper:
+            # A step of the preparation has forked, such as by `os.spawnvpe`, and means what it says.
+            execute(file, [*args], env)
         command = [file, *args[1:]]
         document = json.dumps([command, str(Path.cwd()), dict(env)])
         data = memoryview(document.encode() + b"\n")
