@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import trio
@@ -304,6 +304,20 @@ async def test_wake_up_before_the_first_round_makes_no_second(autojump_clock: Cl
     wake()
     await during(15, lambda: repeat("work", workload, steady(10), wake_up=wake))
     assert workload.times == [0, 10]
+
+
+@pytest.mark.parametrize("moments", [(7,), (7, 9), (9, 7)])
+async def test_wake_up_by_a_moment_counts_also_when_the_loop_is_asleep(
+    autojump_clock: Clock, moments: Sequence[float]
+) -> None:
+    workload, wake = Workload(), WakeUp()
+    begin = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(during, 16, lambda: repeat("work", workload, steady(10), wake_up=wake))
+        await trio.sleep(3)
+        for moment in moments:
+            wake.by(begin + moment)
+    assert workload.times == [0, 7]
 
 
 async def test_wake_up_ends_a_back_off(autojump_clock: Clock) -> None:

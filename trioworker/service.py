@@ -70,6 +70,7 @@ class WakeUp:
     def __init__(self) -> None:
         self._event = trio.Event()
         self._at = math.inf
+        self._asleep: trio.CancelScope | None = None
 
     def __call__(self) -> None:
         """Wake the loop, or keep it from falling asleep next."""
@@ -77,7 +78,9 @@ class WakeUp:
 
     def by(self, moment: float) -> None:
         """Wake the loop at a moment of Trio's clock, unless a round begins before."""
-        self._at = moment
+        self._at = min(self._at, moment)
+        if self._asleep is not None:
+            self._asleep.deadline = min(self._asleep.deadline, moment)
 
     async def sleep(self, seconds: float, *, at_least: float = 0) -> bool:
         """Sleep until the time is over or somebody calls.
@@ -91,8 +94,9 @@ class WakeUp:
         """
         begin = trio.current_time()
         await trio.sleep(min(at_least, seconds))
-        with trio.move_on_at(min(begin + seconds, self._at)):
+        with trio.move_on_at(min(begin + seconds, self._at)) as self._asleep:
             await self._event.wait()
+        self._asleep = None
         return self._event.is_set() or trio.current_time() < begin + seconds
 
     def answer(self) -> None:

@@ -48,6 +48,9 @@ from trioworker.surroundings import Surroundings
 # How soon something that must be done is tried again, to begin with.
 _PATIENCE_SECONDS = 1.0
 
+# How long the first poll may take, before all that comes after it does not wait for it any more.
+_FIRST_LOOK_SECONDS = 2.0
+
 
 class Worker:
     """A worker of one Prefect work pool. Runs once.
@@ -362,7 +365,8 @@ class Worker:
 
     async def _look_out(self, intake: Intake, poll_due: WakeUp, cancellations_due: WakeUp) -> None:
         """All that is watched beside the polling for runs, whose first poll goes before anything else."""
-        await intake.wait_first_look()
+        with trio.move_on_after(_FIRST_LOOK_SECONDS):
+            await intake.wait_first_look()
         async with trio.open_nursery() as lookout:
             lookout.start_soon(
                 self._cancellation_watch(intake.runner).keep_polling,
