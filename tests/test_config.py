@@ -69,6 +69,11 @@ def test_name_is_unique_unless_given(tmp_path: Path) -> None:
         ({"preload": "pandas"}, "preload must be a list of names of modules, not 'pandas'"),
         ({"preload": ["pandas", "a b"]}, "preload must be a list of names of modules"),
         ({"preload": [""]}, "preload must be a list of names of modules"),
+        ({"preload": [3]}, "preload must be a list of names of modules"),
+        ({"preload": {"pandas"}}, "preload must be a list of names of modules"),
+        ({"websocket": "false"}, "websocket must be True, False or None, not 'false'"),
+        ({"warm_start": 0}, "warm_start must be True, False or None, not 0"),
+        ({"launch_rate": True}, "launch_rate must be more than 0 runs a second, not True"),
         (
             {"base_job_template": {"a": math.nan}},
             "The base job template holds what JSON cannot: Out of range",

@@ -56,6 +56,10 @@ async def test_any_number_is_allowed_where_there_is_no_limit(autojump_clock: Clo
     assert set(await starts(rate, 1000)) == {0}
 
 
+async def test_no_number_is_too_large(autojump_clock: Clock) -> None:
+    assert LaunchRate(1.7e308).within(5) is None
+
+
 async def test_it_is_known_how_many_are_allowed_soon(autojump_clock: Clock) -> None:
     rate = LaunchRate(4)
     assert [rate.within(0), rate.within(1)] == [4, 8]

@@ -140,8 +140,12 @@ class WorkerConfig:
             raise ConfigurationError(f"queues must be a list of names, not the text {self.queues!r}.")
         if not all(self.queues):
             raise ConfigurationError("The name of a work queue is empty.")
-        if isinstance(self.preload, str) or not all(map(is_module_name, self.preload or ())):
+        if not _are_module_names(self.preload):
             raise ConfigurationError(f"preload must be a list of names of modules, not {self.preload!r}.")
+        for field in ("websocket", "warm_start"):
+            flag = getattr(self, field)
+            if flag is not None and type(flag) is not bool:
+                raise ConfigurationError(f"{field} must be True, False or None, not {flag!r}.")
         self._check_numbers()
         if self.base_job_template is not None and (problem := template_problem(self.base_job_template)):
             raise ConfigurationError(f"The base job template {problem}")
@@ -173,7 +177,7 @@ class WorkerConfig:
         if self.limit is not None and self.limit < 1:
             raise ConfigurationError(f"A limit of {self.limit} runs would let none start: give 1 or more.")
         rate = self.launch_rate
-        if rate is not None and (not isinstance(rate, int | float) or not rate > 0):
+        if rate is not None and (type(rate) not in {int, float} or not rate > 0):
             raise ConfigurationError(f"launch_rate must be more than 0 runs a second, not {rate!r}.")
         for field in ("drain_timeout", "kill_grace", "flush_timeout", "prefetch_seconds"):
             seconds = getattr(self, field)
@@ -256,6 +260,14 @@ class WorkerConfig:
             retry_extra_codes=settings.client_retry_extra_codes,
             csrf=settings.client_csrf_support_enabled,
         )
+
+
+def _are_module_names(names: object) -> bool:
+    if names is None:
+        return True
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        return False
+    return all(isinstance(name, str) and is_module_name(name) for name in names)
 
 
 def _verification(settings: Settings) -> bool | Path:

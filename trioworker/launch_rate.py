@@ -26,7 +26,8 @@ class LaunchRate:
         if math.isinf(self._per_second):
             return None
         self._count()
-        return max(0, math.floor(self._left + seconds * self._per_second + 1e-6))
+        allowed = self._left + seconds * self._per_second + 1e-6
+        return max(0, math.floor(allowed)) if math.isfinite(allowed) else None
 
     def seconds_to_next(self) -> float:
         """Seconds until one more start is allowed; 0 if it is now."""
