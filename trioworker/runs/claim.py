@@ -1,16 +1,17 @@
 """Whether a claim that the server has accepted may be acted upon: pure decisions.
 
 The server cannot be asked to accept a claim only of a run that is still waiting. It takes the claim of a run
-that has ended meanwhile for the wish to run it once more, and on SQLite it now and then accepts the claims of
-two workers that come at the same moment. A run's history tells what really happened: a good claim directly
-follows the run's being scheduled, nobody has begun it since it was found, and nothing but later claims follows.
+that has ended meanwhile for the wish to run it once more, from one worker or from several in turn. A run's history
+tells what really happened: a good claim directly follows the run's being scheduled, nobody has begun it since it was
+found, and nothing but later claims follows.
 
 The order of the history is that in which the requests arrived, which is not always that in which they took
 effect: a claim that had to wait its turn may stand before the states of a run that began and ended meanwhile.
 
 Mostly the answer to the claim tells as much, in the order of effect: a claim takes over the scheduled time of the
 state that it follows, but only from one that is scheduled. If that is the time for which the run was found to be due,
-nobody had begun it when the claim took effect, and no history need be read.
+nobody had begun it when the claim took effect, and no history need be read. There is only one such claim: the server
+changes the state of a run under a lock, and accepts no claim of one that is Pending.
 """
 
 from __future__ import annotations
