@@ -48,7 +48,7 @@ FULL = Plan(
     singles=3,
     cancellations=2,
     burst=20,
-    commands={100: 3, 500: 2, 2000: 1},
+    commands={100: 3, 500: 2, 2000: 2},
     calls=10,
 )
 

@@ -85,6 +85,12 @@ def test_growth_is_the_cost_of_a_run_among_many_by_that_among_few() -> None:
     assert samples.values["growth_memory"] == {"trioworker": [0.5]}
 
 
+def test_there_is_no_growth_from_a_cost_that_was_too_small_to_be_measured() -> None:
+    samples = samples_of(dispatch_memory_100=([], [0.0]), dispatch_memory_2000=([], [15.0]))
+    add_growth(samples)
+    assert "growth_memory" not in samples.values
+
+
 def test_there_is_no_growth_of_what_was_measured_only_once() -> None:
     samples = samples_of(dispatch_cpu_100=([100.0], [10.0]))
     add_growth(samples)

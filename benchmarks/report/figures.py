@@ -104,7 +104,7 @@ def add_growth(samples: Samples) -> None:
         for side in SIDES:
             few = summarize(samples.of(f"dispatch_{what}_{_SMALLEST}", side))
             many = summarize(samples.of(f"dispatch_{what}_{_LARGEST}", side))
-            if few is not None and many is not None and few.median:
+            if few is not None and many is not None and few.median > 0:
                 samples.add(f"growth_{what}", side, many.median / few.median)
 
 
