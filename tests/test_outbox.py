@@ -135,6 +135,46 @@ async def test_log_batch_that_is_full_does_not_wait(autojump_clock: Clock, api: 
     assert [entry.message for entry in api.logs] == [str(number) for number in range(500)]
 
 
+async def test_labels_of_five_seconds_go_out_one_after_the_other(
+    autojump_clock: Clock, api: FakePrefectAPI
+) -> None:
+    deployment = api.add_deployment("flow", "pool")
+    runs = [api.schedule(deployment) for _ in range(3)]
+    api.latencies["update_flow_run_labels"] = 1
+    async with emitting(api, flush_deadline=within(3)) as outbox:
+        for run in runs:
+            await trio.sleep(1)
+            outbox.label(run.id, {"made": "here"})
+        await trio.sleep(10)
+        assert api.times("update_flow_run_labels") == [6, 7, 8]
+        assert [api.labels(run.id)["made"] for run in runs] == ["here"] * 3
+
+
+async def test_labels_that_are_refused_leave_out_no_others(
+    autojump_clock: Clock, api: FakePrefectAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = api.add_deployment("flow", "pool")
+    first, last = (api.schedule(deployment) for _ in range(2))
+    api.fail("update_flow_run_labels", RequestRefusedError("PATCH /flow_runs", 422, "no labels today"))
+    async with emitting(api, flush_deadline=within(3)) as outbox:
+        for run in (first, last):
+            outbox.label(run.id, {"made": "here"})
+    assert ["made" in api.labels(run.id) for run in (first, last)] == [False, True]
+    assert caplog.messages == [
+        "Dropped one of the labels of flow runs, which the API refuses: no labels today"
+    ]
+
+
+async def test_run_that_was_deleted_needs_no_labels(
+    autojump_clock: Clock, api: FakePrefectAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with emitting(api, flush_deadline=within(3)) as outbox:
+        outbox.label(uuid4(), {"made": "here"})
+    assert api.times("update_flow_run_labels") == [0]
+    assert caplog.messages == []
+
+
 async def test_heartbeat_goes_out_at_once(autojump_clock: Clock, api: FakePrefectAPI) -> None:
     async with emitting(api, flush_deadline=within(3)) as outbox:
         outbox.heartbeat(beat())
@@ -264,7 +304,7 @@ async def test_dropped_entries_are_said_though_the_rest_of_their_batch_finds_no_
         api.latency = 1.2
     assert caplog.messages == [
         "Dropped one of the events, which the API refuses: Invalid request received.",
-        "1 events and 0 log lines did not reach the API in time; they are lost",
+        "1 events did not reach the API in time; they are lost",
     ]
 
 
@@ -375,7 +415,7 @@ async def test_flush_counts_what_is_half_delivered(
         api.latency = 1.2
     # At 1.2 all are refused, at 2.4 the first half is taken, at 3 it is over.
     assert len(api.events) == 4
-    assert caplog.messages == ["4 events and 0 log lines did not reach the API in time; they are lost"]
+    assert caplog.messages == ["4 events did not reach the API in time; they are lost"]
 
 
 async def test_flush_under_a_deadline_in_the_past_ends_at_once(
@@ -385,7 +425,7 @@ async def test_flush_under_a_deadline_in_the_past_ends_at_once(
         api.start_outage()
         outbox.event(event())
     assert api.seconds() == 0
-    assert caplog.messages == ["1 events and 0 log lines did not reach the API in time; they are lost"]
+    assert caplog.messages == ["1 events did not reach the API in time; they are lost"]
 
 
 async def test_flush_can_be_ended_early(
@@ -403,7 +443,7 @@ async def test_flush_can_be_ended_early(
             api.start_outage()
             outbox.event(event())
     assert api.seconds() == 2
-    assert caplog.messages == ["1 events and 0 log lines did not reach the API in time; they are lost"]
+    assert caplog.messages == ["1 events did not reach the API in time; they are lost"]
 
 
 async def test_emitter_that_was_ended_before_the_block_still_takes_what_it_is_given(

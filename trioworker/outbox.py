@@ -1,11 +1,12 @@
 """The emitter: what the worker has to say to the API, sent by a task of its own.
 
 Whoever has something to say puts it into a memory channel and goes on at once; only the emitter waits for
-the API. Three lanes keep a slow batch of logs from starving a heartbeat:
+the API. Four lanes keep a slow batch of logs from starving a heartbeat:
 
 - heartbeats: only the newest counts; how it went is told to `on_heartbeat`
 - events: in order
 - logs: in batches
+- labels of runs: one by one, some seconds later
 
 An outage holds a lane up and loses nothing. What does get lost is counted and said: entries that find
 their lane full, entries that cannot be sent or that the API refuses for good, what comes while the rest is being
@@ -15,7 +16,7 @@ flushed, and what is left when the time for that is over.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -25,7 +26,7 @@ import trio
 
 from trioworker.api.client import PrefectAPI
 from trioworker.api.condition import Condition
-from trioworker.api.errors import APIError, RequestRefusedError, is_outage
+from trioworker.api.errors import APIError, ObjectNotFoundError, RequestRefusedError, is_outage
 from trioworker.api.models import Event, LogLine, WorkerMetadata
 from trioworker.service import Rhythm, patiently
 
@@ -38,6 +39,11 @@ _EVENT_BATCH_SECONDS = 0.05
 _LOG_LINES_HELD = 5_000
 _LOG_LINES_A_BATCH = 500
 _LOG_BATCH_SECONDS = 0.5
+_LABELS_HELD = 5_000
+_LABELS_A_BATCH = 500
+# A run's start is what keeps the server busy, and a server on SQLite turns away whoever reads and writes meanwhile,
+# as labels do. Nobody waits for them.
+_LABEL_BATCH_SECONDS = 5.0
 
 # Each failure is several attempts on the wire already; the second in a row is not by chance.
 _FAILURES_TO_MENTION = 2
@@ -64,8 +70,21 @@ class Heartbeat:
     on_worker_id: Callable[[UUID], None] | None = None
 
 
+@attrs.frozen
+class RunLabels:
+    """Labels for a flow run.
+
+    Attributes:
+        flow_run_id: the run.
+        labels: what is added to those that it has.
+    """
+
+    flow_run_id: UUID
+    labels: Mapping[str, str]
+
+
 class _BatchLane(Generic[T]):
-    """Entries that are kept in order and sent in batches."""
+    """Entries that are kept in order and sent in batches, or gathered and sent `one_by_one`."""
 
     def __init__(
         self,
@@ -77,6 +96,7 @@ class _BatchLane(Generic[T]):
         capacity: int,
         batch_size: int,
         batch_seconds: float,
+        one_by_one: bool = False,
     ) -> None:
         self._what = what
         self._send = send
@@ -84,6 +104,7 @@ class _BatchLane(Generic[T]):
         self._condition = condition
         self._batch_size = batch_size
         self._batch_seconds = batch_seconds
+        self._one_by_one = one_by_one
         self._put, self._take = trio.open_memory_channel[T](capacity)
         self._overflowed = 0
         self._late = 0
@@ -119,7 +140,9 @@ class _BatchLane(Generic[T]):
 
     async def run(self) -> None:
         async for first in self._take:
-            await self._deliver(await self._batch(first))
+            batch = await self._batch(first)
+            for part in [[entry] for entry in batch] if self._one_by_one else [batch]:
+                await self._deliver(part)
             self._say_dropped()
             if not self._take.statistics().current_buffer_used:
                 self._say_overflow()
@@ -234,6 +257,7 @@ class Outbox:
         rhythm: Rhythm,
         on_heartbeat: Callable[[APIError | None], None],
     ) -> None:
+        self._api = api
         self._heartbeats = _LatestLane(api, on_heartbeat)
         self._events = _BatchLane[Event](
             "events",
@@ -253,6 +277,16 @@ class Outbox:
             batch_size=_LOG_LINES_A_BATCH,
             batch_seconds=_LOG_BATCH_SECONDS,
         )
+        self._labels = _BatchLane[RunLabels](
+            "labels of flow runs",
+            self._put_labels,
+            rhythm,
+            api.condition,
+            capacity=_LABELS_HELD,
+            batch_size=_LABELS_A_BATCH,
+            batch_seconds=_LABEL_BATCH_SECONDS,
+            one_by_one=True,
+        )
 
     def heartbeat(self, heartbeat: Heartbeat) -> None:
         """Send a sign of life, in place of any that is still waiting."""
@@ -266,25 +300,41 @@ class Outbox:
         """Send a log line with the next batch."""
         self._logs.put(line)
 
+    def label(self, flow_run_id: UUID, labels: Mapping[str, str]) -> None:
+        """Put labels on a run, within some seconds; where it was deleted meanwhile, there is nothing to label."""
+        self._labels.put(RunLabels(flow_run_id, labels))
+
+    async def _put_labels(self, entries: list[RunLabels]) -> None:
+        for entry in entries:
+            try:
+                await self._api.update_flow_run_labels(entry.flow_run_id, entry.labels)
+            except ObjectNotFoundError:
+                _logger.debug("Flow run %s was deleted before it was labelled", entry.flow_run_id)
+
     async def _emit(self) -> None:
         async with trio.open_nursery() as lanes:
             lanes.start_soon(self._heartbeats.run)
             lanes.start_soon(self._events.run)
             lanes.start_soon(self._logs.run)
+            lanes.start_soon(self._labels.run)
 
     def _close(self) -> None:
         self._heartbeats.close()
         self._events.close()
         self._logs.close()
+        self._labels.close()
 
     def _discard(self) -> None:
         """Forget what has not been sent, and say how much that is."""
         self._heartbeats.discard()
-        events, lines = self._events.discard(), self._logs.discard()
-        if events or lines:
-            _logger.warning(
-                "%d events and %d log lines did not reach the API in time; they are lost", events, lines
-            )
+        left = {
+            "events": self._events.discard(),
+            "log lines": self._logs.discard(),
+            "labels of flow runs": self._labels.discard(),
+        }
+        lost = " and ".join(f"{count} {what}" for what, count in left.items() if count)
+        if lost:
+            _logger.warning("%s did not reach the API in time; they are lost", lost)
 
 
 @asynccontextmanager

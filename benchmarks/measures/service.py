@@ -25,6 +25,9 @@ from benchmarks.report.samples import Samples
 
 _SETTLE_SECONDS = 3
 
+# What a worker leaves for later about its runs, it has begun to do within these seconds.
+_AFTERMATH_SECONDS = 6
+
 # Seconds that a burst may take, which needs not nearly as long.
 _BURST_SECONDS = 600
 
@@ -107,8 +110,8 @@ class Service:
         time, passages = self.worker.time(), len(self.gate.passages)
         await self.stage.pause(self.side, paused=False)
         await self._reached(ids, FINAL, what, _BURST_SECONDS)
+        await self.worker.is_quiet(_AFTERMATH_SECONDS)
         asked = self.gate.of_worker(passages), self.gate.of_runs(passages)
-        await self.worker.is_quiet(_SETTLE_SECONDS)
         self.add("burst_cpu", self.worker.time() - time)
         histories = [await self.rest.history(run) for run in ids]
         for number, history in enumerate(histories, start=1):

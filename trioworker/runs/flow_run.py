@@ -7,8 +7,8 @@ run or a loop of the worker.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -325,9 +325,8 @@ class _Life:
             await self._settle_unstarted(_NEVER_BEGAN)
             return
         await self._give_back_if_stopping()
+        self._label(prepared)
         async with AsyncExitStack() as stack:
-            if not self.runner.infrastructure.speaks_for_itself:
-                await stack.enter_async_context(self._labelled(prepared))
             try:
                 workspace = self.runner.infrastructure.open_workspace(prepared.job)
                 job = await stack.enter_async_context(workspace)
@@ -351,18 +350,8 @@ class _Life:
             await self._propose_submitting()
         return event
 
-    @asynccontextmanager
-    async def _labelled(self, prepared: PreparedRun) -> AsyncIterator[None]:
-        """Label the run beside the block, whose start waits for nothing that it does not need.
-
-        Not beside another request about the run: two that write at the same time get into each other's way on SQLite.
-        """
-        with sole_errors_bare():
-            async with trio.open_nursery() as beside:
-                beside.start_soon(self._label, prepared)
-                yield
-
-    async def _label(self, prepared: PreparedRun) -> None:
+    def _label(self, prepared: PreparedRun) -> None:
+        """Have the run labelled before long; it waits for nothing that it does not need."""
         worker = self.runner.worker
         labels = {
             "prefect.worker.name": worker.name,
@@ -370,7 +359,7 @@ class _Life:
             "prefect.work-pool.name": prepared.pool.name,
             "prefect.work-pool.id": str(prepared.pool.id),
         }
-        await self.requests.label(labels)
+        self.runner.outbox.label(self.flow_run.id, labels)
 
     async def _propose_submitting(self) -> None:
         try:
@@ -443,9 +432,6 @@ class _Life:
             self.run_log.alarm(f"Flow run '{self.flow_run.name}': {outcome.message}")
         hooks = Hooks(runner.infrastructure, job, self.requests, self.run_log, runner.now)
         reported = await self._settle(outcome, hooks)
-        if runner.infrastructure.speaks_for_itself:
-            # Not before: the run itself shall wait for nothing.
-            await self._label(execution.prepared)
         if reported is StateType.CRASHED and outcome.status_code == 0:
             self.run_log.alarm(f"Flow run '{self.flow_run.name}': {outcome.message}")
         if reported is StateType.CRASHED and outcome.hint:

@@ -108,15 +108,6 @@ class RunRequests:
         """The value of a Prefect variable; `ObjectNotFoundError` if there is none of that name."""
         return await self._patiently(lambda: self.api.read_variable(name), STRIKES)
 
-    async def label(self, labels: Mapping[str, str]) -> None:
-        """Put labels on the run; that it cannot be done is said and harms nothing."""
-        try:
-            await self._patiently(lambda: self.api.update_flow_run_labels(self._flow_run.id, labels), STRIKES)
-        except ObjectNotFoundError:
-            _logger.debug("Flow run %r was deleted before it was labelled", self._flow_run.name)
-        except APIError as error:
-            self.run_log.warning(f"The flow run could not be labelled with its worker: {error}")
-
     async def report_place(self, identifier: str) -> None:
         """Record where the run runs; that it cannot be done is said and harms nothing."""
         try:
