@@ -24,7 +24,7 @@ async def reached(rest: Rest, runs: Sequence[str], types: frozenset[str]) -> Non
     """Wait until all runs are in states of these types."""
     while True:
         await trio.sleep(_LOOK_AGAIN)
-        if set(await rest.state_types(runs)) <= types:
+        if await rest.count(runs, types) == len(runs):
             return
 
 

@@ -66,6 +66,8 @@ _NAMES = frozenset(
 # Of a single flow run: its ids, its control channel.
 _OF_RUN = "PREFECT__"
 
+_IMPORTED_AT_START = frozenset({"sitecustomize", "usercustomize"})
+
 Fingerprint = dict[str, tuple[int, int] | None]
 
 
@@ -141,19 +143,22 @@ def require_no_settings_in(directory: str) -> None:
             raise UnfitError("there are Prefect settings in the pyproject.toml of the working directory")
 
 
-def require_nothing_shadowed(directories: Iterable[str]) -> None:
+def require_nothing_shadowed(directories: Iterable[str], imported: frozenset[str]) -> None:
     """See to it that directories, in which modules are looked for first, have none that was imported from elsewhere.
+
+    Args:
+        directories: where to look.
+        imported: what was imported, without what is in packages.
 
     Raises:
         UnfitError: there is one, or one that Python would import at its start.
     """
-    imported = {name.partition(".")[0] for name in sys.modules} | {"sitecustomize", "usercustomize"}
     for directory in directories:
         if not os.path.isdir(directory):  # noqa: PTH112 - that of `Path` raises if it may not look
             if os.path.lexists(directory):
                 raise UnfitError(f"modules are to be imported from {directory}, which is no directory")
             continue
-        found = imported.intersection(_modules_in(directory))
+        found = [name for name in _modules_in(directory) if name in imported or name in _IMPORTED_AT_START]
         shadows = sorted(name for name in found if not _is_from(name, directory))
         if shadows:
             raise UnfitError(f"{directory} has a module {shadows[0]!r} of its own")

@@ -10,7 +10,7 @@ import runpy
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 from .dependence import Fingerprint, fingerprint, imported_files
@@ -31,8 +31,22 @@ _NEEDED_LATER = (
     "encodings.idna",
     "pydantic.v1",
     "rich._emoji_codes",
+    "prefect.deployments.steps.pull",
+    "prefect.deployments.steps.utility",
+    "prefect.runner._workspace_hook_runner",
+    "prefect.runner._workspace_resolver",
+    "prefect.runner._workspace_runtime",
+    "prefect.runner._workspace_starter",
 )
 
+# Models whose validators are made when they are needed first, which every run would do for itself.
+_MODELS = {
+    "prefect.client.schemas.actions": ("FlowRunUpdate", "LogCreate"),
+    "prefect.client.schemas.objects": ("FlowRun", "ServerDefaultResultStorage", "WorkPool", "WorkQueue"),
+    "prefect.client.schemas.responses": ("DeploymentResponse",),
+    "prefect.events.filters": ("EventFilter", "EventIDFilter", "EventNameFilter", "EventOccurredFilter"),
+    "prefect.events.schemas.events": ("Event",),
+}
 
 # Objects; for as long as everything is imported.
 _LOOK_FOR_GARBAGE_AFTER = 50_000
@@ -59,6 +73,8 @@ class Preloaded(NamedTuple):
         environment: that, with what Python has set at its start.
         own: what is set in the end otherwise than it was given, by Python or a module that was imported.
         base_path: where modules are looked for after the directories that environment or program add.
+        modules: what was imported.
+        names: the same, without what is in packages.
         files: how everything that was imported, and Prefect's own configuration, looked.
         problems: what of all that was wished for is not there.
     """
@@ -68,6 +84,8 @@ class Preloaded(NamedTuple):
     environment: dict[str, str]
     own: dict[str, str]
     base_path: list[str]
+    modules: dict[str, ModuleType]
+    names: frozenset[str]
     files: Fingerprint
     problems: list[str]
 
@@ -93,6 +111,7 @@ def preload(modules: Sequence[str]) -> Preloaded:
     programs = _import_prefect()
     problems = [problem for problem in map(_import_for_user, modules) if problem]
     settings = _require_known_prefect()
+    _complete_models()
     contexts.make_ready()
     files = fingerprint([*imported_files(), *settings, *filter(None, [contexts.authorities])])
     gc.collect()
@@ -104,7 +123,8 @@ def preload(modules: Sequence[str]) -> Preloaded:
     if sys.gettrace() is not None or sys.getprofile() is not None:
         raise UnfitError("this interpreter traces what it executes")
     own = {name: value for name, value in os.environ.items() if given.get(name) != value}
-    return Preloaded(programs, given, environment, own, base_path, files, problems)
+    names = frozenset(name.partition(".")[0] for name in sys.modules)
+    return Preloaded(programs, given, environment, own, base_path, dict(sys.modules), names, files, problems)
 
 
 def _given_environment() -> dict[str, str]:
@@ -122,6 +142,15 @@ def _import_prefect() -> dict[str, Program]:
     except ImportError as error:
         raise UnfitError(f"this is not the Prefect that was expected ({error})") from error
     return programs
+
+
+def _complete_models() -> None:
+    for module, names in _MODELS.items():
+        for name in names:
+            # One that another version of Prefect has not, nobody needs.
+            model = getattr(sys.modules.get(module), name, None)
+            if model is not None:
+                model.model_rebuild()
 
 
 def program_of(name: str) -> Program:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .dependence import difference, require_unchanged
+from .ending import end, status_of
 from .messages import (
     FORK,
     GO,
@@ -47,9 +48,17 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     control.send(encode(Ready(preloaded.problems)))
     child = _serve(control, fork)
+    status = 0
     if child is not None:
-        _live(preloaded, *child)
-    return 0
+        try:
+            _live(preloaded, *child)
+        except SystemExit as ending:
+            asked_for = status_of(ending)
+            if asked_for is None:
+                raise
+            status = asked_for
+        end(status, preloaded.modules)
+    return status
 
 
 def _serve(control: socket.socket, fork: Callable[[], int]) -> tuple[int, socket.socket] | None:

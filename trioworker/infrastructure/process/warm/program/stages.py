@@ -124,7 +124,7 @@ def require_fit_directory(preloaded: Preloaded, directory: str, environment: Map
         raise UnfitError("there is no such working directory")
     require_no_settings_in(directory)
     path = path_in(directory, environment, preloaded.base_path)
-    require_nothing_shadowed(entry for entry in path if entry not in preloaded.base_path)
+    require_nothing_shadowed((entry for entry in path if entry not in preloaded.base_path), preloaded.names)
 
 
 def _reporting_to(writing: int) -> Callable[[str, Sequence[str], Mapping[str, str]], NoReturn]:
