@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -877,3 +878,27 @@ async def test_hard_cancel_in_the_moment_of_a_poll_keeps_to_the_bound(
     with scope:
         await world.worker().run()
     assert world.now <= 8
+
+
+async def test_what_the_start_has_left_is_seen_to_after_the_first_poll_and_before_anything_else_is_opened(
+    autojump_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    world = World(tmp_path)
+    world.api.latencies["get_scheduled_flow_runs"] = 1
+    seen: list[tuple[float, int, int]] = []
+
+    def look() -> None:
+        polls, sockets = (
+            sum(call.method == method for call in world.api.calls)
+            for method in ("get_scheduled_flow_runs", "open_state_changes")
+        )
+        seen.append((trio.current_time() - begin, polls, sockets))
+
+    begin = trio.current_time()
+    surroundings = attrs.evolve(world.surroundings, after_first_poll=look)
+    async with trio.open_nursery() as nursery:
+        worker = Worker(world.config(), surroundings=surroundings)
+        await nursery.start(worker.run)
+        await trio.sleep(60)
+        worker.shutdown()
+    assert seen == [(1, 1, 0)]

@@ -367,6 +367,7 @@ class Worker:
         """All that is watched beside the polling for runs, whose first poll goes before anything else."""
         with trio.move_on_after(_FIRST_LOOK_SECONDS):
             await intake.wait_first_look()
+        self._surroundings.after_first_poll()
         async with trio.open_nursery() as lookout:
             lookout.start_soon(
                 self._cancellation_watch(intake.runner).keep_polling,

@@ -86,13 +86,16 @@ class Gate:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Pass on whatever comes over one connection."""
-        try:
-            upstream = await trio.open_tcp_stream(self.server.host, self.server.port or 80)
-        except OSError:
-            return
-        async with stream, upstream, trio.open_nursery() as nursery:
-            nursery.start_soon(self._pass_requests, stream, upstream, nursery.cancel_scope)
-            nursery.start_soon(_copy, upstream, stream, nursery.cancel_scope)
+        upstream = trio.SocketStream(trio.socket.socket())
+        async with stream, upstream:
+            try:
+                # Not `trio.open_tcp_stream`, whose search for addresses takes its time.
+                await upstream.socket.connect((self.server.host, self.server.port or 80))
+            except OSError:
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pass_requests, stream, upstream, nursery.cancel_scope)
+                nursery.start_soon(_copy, upstream, stream, nursery.cancel_scope)
 
     def _is_of_worker(self, stream: trio.SocketStream) -> bool:
         peer: int = stream.socket.getpeername()[1]

@@ -23,7 +23,7 @@ from trioworker import __version__
 from trioworker.command.client_metrics import client_metrics_notice
 from trioworker.command.deploy import deploy
 from trioworker.command.last_resort import LastResort
-from trioworker.command.lean_imports import import_httpcore
+from trioworker.command.lean_imports import collect_at_last, import_httpcore
 from trioworker.command.output import CommandOutput, log_format_asked_for
 from trioworker.command.package_installation import EnvironmentInstaller
 from trioworker.command.signals import SignalListener
@@ -228,7 +228,9 @@ async def start(
         context = click.get_current_context()
         # Whoever calls the command from Python may hand in a world of another kind, as the context's object.
         provision = _type_provision(install_policy, settings, output)
-        surroundings = attrs.evolve(context.ensure_object(Surroundings), provide_type=provision)
+        surroundings = attrs.evolve(
+            context.ensure_object(Surroundings), provide_type=provision, after_first_poll=collect_at_last
+        )
         import_httpcore()
         # Before anything is started, since it may not be right.
         known = settings.with_api_url(_API_TO_COME) if local_server else settings
