@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, course: Course = run_course) ->
     setting = machine.observe(plan.name)
     progress = Progress(plan.steps)
     if setting.was_busy:
-        progress.tell(f"load average {setting.load:.1f}: the machine is busy with other things")
+        progress.tell(f"{setting.busy:.1f} cores are busy with other things")
     pythons = {PREFECT: options.prefect, TRIOWORKER: options.trioworker}
     with tempfile.TemporaryDirectory(prefix="trioworker-benchmark-") as directory:
         measure = partial(course, plan, pythons, Path(directory), progress)

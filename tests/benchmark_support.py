@@ -16,7 +16,7 @@ SETTING = Setting(
     python="3.11.7",
     prefect="3.8.8",
     packages={"trio": "0.35.0"},
-    load=0.25,
+    busy=0.0,
 )
 
 

@@ -150,8 +150,8 @@ def test_all_files_are_written_with_every_value(tmp_path: Path) -> None:
 
 def test_a_page_from_a_busy_machine_says_so(tmp_path: Path) -> None:
     pages = []
-    for load in (0.9, 1.1):
-        files.write(tmp_path, samples_of(**MEASURED), attrs.evolve(SETTING, load=load), QUICK)
+    for busy in (0.2, 0.3):
+        files.write(tmp_path, samples_of(**MEASURED), attrs.evolve(SETTING, busy=busy), QUICK)
         pages.append((tmp_path / "RESULTS.md").read_text())
     assert [BUSY in page for page in pages] == [False, True]
 

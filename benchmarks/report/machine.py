@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import attrs
 
 _ROOT = Path(__file__).resolve().parents[2]
+_LOOK_SECONDS = 3.0
 
 
 @attrs.frozen
@@ -30,7 +32,8 @@ class Setting:
         python: Python's version.
         prefect: Prefect's version.
         packages: the versions of other packages that matter.
-        load: how busy the machine was with other things as it began: the load average of a minute.
+        busy: how many cores were busy with other things in the seconds before it began. Not the load average, which
+            still tells of what has made ready for it.
     """
 
     date: str
@@ -43,12 +46,12 @@ class Setting:
     python: str
     prefect: str
     packages: dict[str, str]
-    load: float
+    busy: float
 
     @property
     def was_busy(self) -> bool:
         """Whether the machine had so much else to do that times say little."""
-        return self.load > self.cores / 2
+        return self.busy > self.cores / 8
 
 
 def observe(plan: str) -> Setting:
@@ -67,8 +70,24 @@ def observe(plan: str) -> Setting:
         packages={
             name: version(name) for name in ("trio", "httpx", "wsproto", "anyio", "pydantic", "SQLAlchemy")
         },
-        load=os.getloadavg()[0],
+        busy=_busy_cores(_LOOK_SECONDS),
     )
+
+
+def _busy_cores(seconds: float) -> float:
+    """How many of the machine's cores are at work on the average of some seconds."""
+    busy, whole = _time_of_cores()
+    time.sleep(seconds)
+    busy_then, whole_then = _time_of_cores()
+    return (os.cpu_count() or 1) * (busy_then - busy) / max(whole_then - whole, 1)
+
+
+def _time_of_cores() -> tuple[int, int]:
+    """What all cores have spent at work, and all in all, since the machine was started."""
+    first = Path("/proc/stat").read_text().partition("\n")[0]
+    user, nice, system, idle, waiting, *others = map(int, first.split()[1:9])
+    at_work = user + nice + system + sum(others)
+    return at_work, at_work + idle + waiting
 
 
 def _processor() -> str:

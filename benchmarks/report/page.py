@@ -96,7 +96,7 @@ def _circumstances(setting: Setting) -> list[str]:
     machine = f"{setting.processor}, {setting.cores} cores, {setting.memory / 1e9:.0f} GB; {setting.system}"
     return [
         f"{setting.date}, commit `{setting.commit}`, `{setting.command}`",
-        f"{machine}; load average at the beginning {setting.load:.2f}",
+        f"{machine}; {setting.busy:.2f} cores busy with other things at the beginning",
         f"Python {setting.python}, Prefect {setting.prefect}, {packages}",
     ]
 
