@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -344,7 +345,7 @@ async def test_overflow_is_announced_once_and_counted(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outbox_module, "_EVENTS_HELD", 10)
+    monkeypatch.setattr(outbox_module, "_EVENT_PACE", attrs.evolve(outbox_module._EVENT_PACE, held=10))
     async with emitting(api, flush_deadline=within(3)) as outbox:
         api.start_outage()
         outbox.event(event("in hand"))
@@ -370,7 +371,7 @@ async def test_overflow_is_said_even_if_the_api_never_returns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever is lost is counted: also when the worker ends before the lane has come round."""
-    monkeypatch.setattr(outbox_module, "_EVENTS_HELD", 10)
+    monkeypatch.setattr(outbox_module, "_EVENT_PACE", attrs.evolve(outbox_module._EVENT_PACE, held=10))
     async with emitting(api, flush_deadline=within(3)) as outbox:
         api.start_outage()
         outbox.event(event("in hand"))

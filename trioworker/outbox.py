@@ -32,19 +32,6 @@ from trioworker.service import Rhythm, patiently
 
 _logger = logging.getLogger(__name__)
 
-_EVENTS_HELD = 1_000
-# In a burst of runs a batch waits behind the requests of all of them, during which new events come.
-_EVENTS_A_BATCH = 500
-_EVENT_BATCH_SECONDS = 0.05
-_LOG_LINES_HELD = 5_000
-_LOG_LINES_A_BATCH = 500
-_LOG_BATCH_SECONDS = 0.5
-_LABELS_HELD = 5_000
-_LABELS_A_BATCH = 500
-# A run's start is what keeps the server busy, and a server on SQLite turns away whoever reads and writes meanwhile,
-# as labels do. Nobody waits for them.
-_LABEL_BATCH_SECONDS = 5.0
-
 # Each failure is several attempts on the wire already; the second in a row is not by chance.
 _FAILURES_TO_MENTION = 2
 
@@ -83,29 +70,48 @@ class RunLabels:
     labels: Mapping[str, str]
 
 
+@attrs.frozen(kw_only=True)
+class _Pace:
+    """How many entries a lane holds, and when it sends them.
+
+    Attributes:
+        held: entries that wait at most.
+        batch: entries that make a batch at most.
+        seconds: for how long a batch waits for more entries.
+        one_by_one: whether the API takes one entry a request, not a batch.
+    """
+
+    held: int
+    batch: int
+    seconds: float
+    one_by_one: bool = False
+
+
+# In a burst of runs a batch waits behind the requests of all of them, during which new events come.
+_EVENT_PACE = _Pace(held=1_000, batch=500, seconds=0.05)
+_LOG_PACE = _Pace(held=5_000, batch=500, seconds=0.5)
+# A run's start is what keeps the server busy, and a server on SQLite turns away whoever reads and writes meanwhile,
+# as labels do. Nobody waits for them.
+_LABEL_PACE = _Pace(held=5_000, batch=500, seconds=5.0, one_by_one=True)
+
+
 class _BatchLane(Generic[T]):
-    """Entries that are kept in order and sent in batches, or gathered and sent `one_by_one`."""
+    """Entries that are kept in order and sent in batches, or gathered and sent one by one."""
 
     def __init__(
         self,
         what: str,
         send: Callable[[list[T]], Awaitable[None]],
+        pace: _Pace,
         rhythm: Rhythm,
         condition: Condition,
-        *,
-        capacity: int,
-        batch_size: int,
-        batch_seconds: float,
-        one_by_one: bool = False,
     ) -> None:
-        self._what = what
+        self.what = what
         self._send = send
+        self._pace = pace
         self._rhythm = rhythm
         self._condition = condition
-        self._batch_size = batch_size
-        self._batch_seconds = batch_seconds
-        self._one_by_one = one_by_one
-        self._put, self._take = trio.open_memory_channel[T](capacity)
+        self._put, self._take = trio.open_memory_channel[T](pace.held)
         self._overflowed = 0
         self._late = 0
         self._dropped: list[APIError] = []
@@ -119,7 +125,7 @@ class _BatchLane(Generic[T]):
             if not self._overflowed:
                 _logger.warning(
                     "The API does not take %s as fast as they come; newer ones are dropped until it does",
-                    self._what,
+                    self.what,
                 )
             self._overflowed += 1
         except trio.ClosedResourceError:
@@ -141,18 +147,18 @@ class _BatchLane(Generic[T]):
     async def run(self) -> None:
         async for first in self._take:
             batch = await self._batch(first)
-            for part in [[entry] for entry in batch] if self._one_by_one else [batch]:
+            for part in [[entry] for entry in batch] if self._pace.one_by_one else [batch]:
                 await self._deliver(part)
             self._say_dropped()
             if not self._take.statistics().current_buffer_used:
                 self._say_overflow()
 
     async def _batch(self, first: T) -> list[T]:
-        """The first entry and whatever joins it within `batch_seconds`."""
+        """The first entry and whatever joins it in time."""
         batch = [first]
         self._in_hand = 1
-        with trio.move_on_after(self._batch_seconds), suppress(trio.EndOfChannel):
-            while len(batch) < self._batch_size:
+        with trio.move_on_after(self._pace.seconds), suppress(trio.EndOfChannel):
+            while len(batch) < self._pace.batch:
                 batch.append(await self._take.receive())
                 self._in_hand = len(batch)
         return batch
@@ -175,14 +181,14 @@ class _BatchLane(Generic[T]):
             self._dropped.append(error)
         self._in_hand -= len(batch)
         if self._failures >= _FAILURES_TO_MENTION:
-            _logger.info("The API takes %s again", self._what)
+            _logger.info("The API takes %s again", self.what)
         self._failures = 0
 
     def _say_held_up(self, error: APIError) -> None:
         """Say once that this lane is stuck; of an API that takes nothing at all others speak."""
         self._failures += self._condition.reachable
         if self._condition.reachable and self._failures == _FAILURES_TO_MENTION:
-            _logger.warning("The API does not take %s for now: %s", self._what, error)
+            _logger.warning("The API does not take %s for now: %s", self.what, error)
 
     def _say_dropped(self) -> None:
         """Say how many entries of a batch were dropped, and why the first one of them was."""
@@ -194,14 +200,12 @@ class _BatchLane(Generic[T]):
             if isinstance(error, RequestRefusedError)
             else f": {error}"
         )
-        _logger.warning("Dropped %s of the %s%s", count if count > 1 else "one", self._what, why)
+        _logger.warning("Dropped %s of the %s%s", count if count > 1 else "one", self.what, why)
         self._dropped.clear()
 
     def _say_overflow(self) -> None:
         if self._overflowed:
-            _logger.warning(
-                "%d %s were dropped while the API did not take them", self._overflowed, self._what
-            )
+            _logger.warning("%d %s were dropped while the API did not take them", self._overflowed, self.what)
             self._overflowed = 0
 
 
@@ -259,34 +263,9 @@ class Outbox:
     ) -> None:
         self._api = api
         self._heartbeats = _LatestLane(api, on_heartbeat)
-        self._events = _BatchLane[Event](
-            "events",
-            api.send_events,
-            rhythm,
-            api.condition,
-            capacity=_EVENTS_HELD,
-            batch_size=_EVENTS_A_BATCH,
-            batch_seconds=_EVENT_BATCH_SECONDS,
-        )
-        self._logs = _BatchLane[LogLine](
-            "log lines",
-            api.send_logs,
-            rhythm,
-            api.condition,
-            capacity=_LOG_LINES_HELD,
-            batch_size=_LOG_LINES_A_BATCH,
-            batch_seconds=_LOG_BATCH_SECONDS,
-        )
-        self._labels = _BatchLane[RunLabels](
-            "labels of flow runs",
-            self._put_labels,
-            rhythm,
-            api.condition,
-            capacity=_LABELS_HELD,
-            batch_size=_LABELS_A_BATCH,
-            batch_seconds=_LABEL_BATCH_SECONDS,
-            one_by_one=True,
-        )
+        self._events = _BatchLane("events", api.send_events, _EVENT_PACE, rhythm, api.condition)
+        self._logs = _BatchLane("log lines", api.send_logs, _LOG_PACE, rhythm, api.condition)
+        self._labels = _BatchLane("labels of flow runs", self._put_labels, _LABEL_PACE, rhythm, api.condition)
 
     def heartbeat(self, heartbeat: Heartbeat) -> None:
         """Send a sign of life, in place of any that is still waiting."""
@@ -314,27 +293,25 @@ class Outbox:
     async def _emit(self) -> None:
         async with trio.open_nursery() as lanes:
             lanes.start_soon(self._heartbeats.run)
-            lanes.start_soon(self._events.run)
-            lanes.start_soon(self._logs.run)
-            lanes.start_soon(self._labels.run)
+            for lane in self._batch_lanes:
+                lanes.start_soon(lane.run)
 
     def _close(self) -> None:
         self._heartbeats.close()
-        self._events.close()
-        self._logs.close()
-        self._labels.close()
+        for lane in self._batch_lanes:
+            lane.close()
 
     def _discard(self) -> None:
         """Forget what has not been sent, and say how much that is."""
         self._heartbeats.discard()
-        left = {
-            "events": self._events.discard(),
-            "log lines": self._logs.discard(),
-            "labels of flow runs": self._labels.discard(),
-        }
-        lost = " and ".join(f"{count} {what}" for what, count in left.items() if count)
+        left = [(lane.discard(), lane.what) for lane in self._batch_lanes]
+        lost = " and ".join(f"{count} {what}" for count, what in left if count)
         if lost:
             _logger.warning("%s did not reach the API in time; they are lost", lost)
+
+    @property
+    def _batch_lanes(self) -> tuple[_BatchLane[Event], _BatchLane[LogLine], _BatchLane[RunLabels]]:
+        return self._events, self._logs, self._labels
 
 
 @asynccontextmanager
