@@ -100,6 +100,63 @@ CASES = {
                 raise OSError("no space")
         sys.stdout = Failing()
     """,
+    "a reference to what is gone": """
+        import weakref
+        class Thing: pass
+        thing = Thing()
+        reference = weakref.proxy(thing)
+        del thing
+    """,
+    "a module that is imported when it is used": """
+        import importlib.util, pathlib, sys
+        pathlib.Path("lazy.py").write_text("print('imported')\\n1 / 0")
+        spec = importlib.util.spec_from_file_location("lazy", "lazy.py")
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        sys.modules["lazy"] = lazy = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(lazy)
+    """,
+    "a file that cannot be written any more": """
+        import io, sys
+        # From Python 3.13 on it is said; ours has heard it already.
+        sys.unraisablehook = lambda _: None
+        class Raw(io.RawIOBase):
+            def writable(self):
+                return True
+            def write(self, data):
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        file = io.TextIOWrapper(io.BufferedWriter(Raw()))
+        file.write("text")
+    """,
+    "a name that is no text": "globals()[3] = Saying('the object')",
+    "a class that a module of the template has taken note of": """
+        from typing import Optional
+        class Options:
+            def method(self):
+                return here
+        wanted = Optional[Options]
+        here = Saying("the object")
+    """,
+    "a standard output of its own": """
+        import gzip, io, sys
+        class Out(io.TextIOBase):
+            def write(self, text):
+                return sys.__stdout__.write("written: " + text)
+            def __del__(self):
+                open("out", "w").write("closed")
+        sys.stdout = Out()
+        print("a line")
+    """,
+    "a standard output that refers to its module": """
+        import sys
+        prefix = "written: "
+        class Out:
+            def write(self, text):
+                return sys.__stdout__.write(prefix + text)
+            def flush(self):
+                sys.__stdout__.write(prefix.upper())
+        sys.stdout = Out()
+        print("a line")
+    """,
 }
 
 
@@ -111,17 +168,71 @@ def test_everything_is_as_at_the_end_that_python_makes(tmp_path: Path, case: str
     assert code in {3, 120}
 
 
-@pytest.mark.parametrize("work", ["time.sleep(0.01)", "sum(range(1000))"])
-def test_threads_at_work_with_the_flows_own_code_leave_the_end_to_python(tmp_path: Path, work: str) -> None:
+THREADS = {
+    "that sleeps": "while True: begun.set(); time.sleep(0.01)",
+    "that computes": "while True: begun.set(); sum(range(1000))",
+    "with a coroutine that waits": "asyncio.run(wait())",
+    "with a callback that waits": "loop.call_later(60, print_late); loop.call_soon(begun.set); loop.run_forever()",
+}
+
+
+@pytest.mark.parametrize("thread", THREADS)
+def test_threads_with_the_flows_own_code_leave_the_end_to_python(tmp_path: Path, thread: str) -> None:
     code = f"""
-        import threading, time
+        import asyncio, threading, time
         begun = threading.Event()
-        def work():
+        def print_late():
+            print("late")
+        async def wait():
+            begun.set()
             while True:
-                begun.set()
-                {work}
+                await asyncio.sleep(0.01)
+        loop = asyncio.new_event_loop()
+        def work():
+            {THREADS[thread]}
         threading.Thread(target=work, daemon=True).start()
         begun.wait()
+    """
+    assert run(tmp_path, "ours", code)[:2] == (3, "left to Python\n")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "threading.Timer(60, print_late)",
+        "threading.Thread(target=asyncio.run, args=(wait(),))",
+        "threading.Thread(target=functools.partial(asyncio.run, wait()))",
+    ],
+)
+def test_threads_that_will_come_to_the_flows_own_code_leave_the_end_to_python(
+    tmp_path: Path, start: str
+) -> None:
+    code = f"""
+        import asyncio, functools, threading
+        begun = threading.Event()
+        def print_late():
+            print("late")
+        async def wait():
+            begun.set()
+            await asyncio.sleep(60)
+        thread = {start}
+        thread.daemon = True
+        thread.start()
+        if "wait" in {start!r}:
+            begun.wait()
+    """
+    assert run(tmp_path, "ours", code)[:2] == (3, "left to Python\n")
+
+
+def test_threads_of_a_library_leave_the_end_to_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A pool of threads that none of Python's functions knows: what a C library starts, clone() starts.
+    code = """
+        import ctypes
+        library = ctypes.CDLL(None)
+        thread = ctypes.c_ulong()
+        library.pthread_create(ctypes.byref(thread), None, library.pause, None)
     """
     assert run(tmp_path, "ours", code) == (3, "left to Python\n", "")
 
