@@ -690,6 +690,22 @@ class TestRefusal:
             await trio.testing.wait_all_tasks_blocked()
             assert await run_to_end(templates, site.job()) == 0
 
+    async def test_of_many_kinds_of_flow_runs_takes_no_places_of_templates(
+        self, site: Site, debug: pytest.LogCaptureFixture
+    ) -> None:
+        imports = site.root / "imports"
+        die = "os._exit(1) if 'PREFECT_UNFIT' in os.environ else None"
+        site.install("unlucky.py", f"import os\nopen({str(imports)!r}, 'a').write('x')\n{die}")
+        async with open_templates(site, "unlucky") as templates:
+            assert await run_to_end(templates, site.job()) == 0
+            for number in [*range(5), *range(5)]:
+                with pytest.raises(RefusedError):
+                    await templates.fork(site.job(PREFECT_UNFIT=str(number)), stream_output=True)
+            assert await run_to_end(templates, site.job()) == 0
+        assert imports.read_text() == "x" * 6
+        first, last = template_pids(debug)
+        assert first == last
+
     async def test_that_is_the_workers_own_costs_no_template(
         self, site: Site, debug: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:

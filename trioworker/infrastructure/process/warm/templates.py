@@ -70,6 +70,21 @@ class _Kept:
     over: trio.Event = attrs.field(factory=trio.Event)
 
 
+@attrs.frozen(eq=False, repr=False)
+class _Refused:
+    """Why one kind of flow runs has no template for now.
+
+    Attributes:
+        error: why.
+        until: when another one may be tried, in seconds on Trio's clock.
+        times: how often in a row it came to none.
+    """
+
+    error: RefusedError
+    until: float
+    times: int
+
+
 class Templates:
     """Forks the processes of flow runs, where that can be had.
 
@@ -84,8 +99,7 @@ class Templates:
         self._modules = modules
         self._environment = {name: value for name, value in environment.items() if not _is_of_runs(name)}
         self._kept: dict[_Key, _Kept] = {}
-        # How often in a row it came to no template.
-        self._failures: dict[_Key, int] = {}
+        self._refused: dict[_Key, _Refused] = {}
         self._nursery: trio.Nursery | None = None
 
     @asynccontextmanager
@@ -136,18 +150,24 @@ class Templates:
                 assert kept.refused is not None  # noqa: S101 - one of both, once it is ready
                 raise kept.refused.with_traceback(None)
             try:
-                return await kept.template.fork(job), kept.template
+                forked = await kept.template.fork(job)
             except RefusedError as error:
                 if not error.template_is_gone:
                     raise
                 self._let_go(key, kept)
                 if attempt == _ATTEMPTS:
                     raise
+            else:
+                self._refused.pop(key, None)
+                return forked, kept.template
 
     def _keep(self, key: _Key) -> _Kept:
         """The template for a key, which may not be ready yet."""
         if self._nursery is None:
             raise RefusedError("the worker has no templates any more")
+        refused = self._refused.get(key)
+        if refused is not None and trio.current_time() < refused.until:
+            raise refused.error.with_traceback(None)
         kept = self._kept.get(key)
         if kept is None:
             if len(self._kept) >= _MOST:
@@ -164,14 +184,13 @@ class Templates:
         kept.over.set()
 
     async def _live(self, key: _Key, kept: _Kept) -> None:
-        """A template from its start to its end, or until another one may be tried."""
+        """A template from its start to its end."""
         try:
-            try:
-                await self._live_well(key, kept)
-            except RefusedError as error:
-                kept.refused = error
-                kept.ready.set()
-                await self._remember(key, kept)
+            await self._live_well(key, kept)
+        except RefusedError as error:
+            self._remember(key, error)
+            kept.refused = error
+            kept.ready.set()
         finally:
             self._let_go(key, kept)
 
@@ -193,7 +212,6 @@ class Templates:
             raise RefusedError(f"its template cannot be started ({error})") from error
         try:
             problems = await template.wait_ready()
-            self._failures.pop(key, None)
             kept.template = template
             kept.ready.set()
             for problem in problems:
@@ -204,20 +222,20 @@ class Templates:
                 # Bounded: it is killed at once.
                 await template.end()
 
-    async def _remember(self, key: _Key, kept: _Kept) -> None:
+    def _remember(self, key: _Key, error: RefusedError) -> None:
         """Have no flow run try anew for a while what came to nothing, nor wait for it."""
-        assert kept.refused is not None  # noqa: S101 - see `_live`
-        if len(self._failures) >= _REMEMBERED:
-            self._failures.clear()
-        failures = self._failures[key] = self._failures.get(key, 0) + 1
-        pause = min(_RETRY_AFTER * 2.0 ** min(failures - 1, 10), _RETRY_AFTER_AT_MOST)
-        if not kept.refused.no_template:
+        before = self._refused.pop(key, None)
+        times = 1 if before is None else before.times + 1
+        pause = min(_RETRY_AFTER * 2.0 ** min(times - 1, 10), _RETRY_AFTER_AT_MOST)
+        if len(self._refused) >= _REMEMBERED:
+            # The one that was refused first: whoever is refused anew goes to the end.
+            del self._refused[next(iter(self._refused))]
+        self._refused[key] = _Refused(error, trio.current_time() + pause, times)
+        if not error.no_template:
             # Not what it says of itself, which holds for good mostly.
             _logger.warning(
-                "Flow runs are started in fresh processes for %.0f s, because %s", pause, kept.refused.reason
+                "Flow runs are started in fresh processes for %.0f s, because %s", pause, error.reason
             )
-        with trio.move_on_after(pause):
-            await kept.over.wait()
 
     async def _use(self, kept: _Kept, template: Template) -> None:
         """Return when a template is not needed any more, or has ended; also when it has not been for long."""
