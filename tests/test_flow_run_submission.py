@@ -11,6 +11,7 @@ from support import FOREVER, POOL, World
 
 from trioworker.api.errors import RequestRefusedError
 from trioworker.api.models import Event, FlowRun
+from trioworker.infrastructure.protocol import InfrastructureFullError
 from trioworker.testing import Script
 
 Clock = trio.testing.MockClock
@@ -67,6 +68,14 @@ async def test_labels_wait_until_the_run_has_begun_and_hold_no_slot(
         assert [world.api.labels(run.id)["prefect.worker.name"] for run in (first, next_one)] == [
             "worker"
         ] * 2
+
+
+async def test_run_that_could_not_be_started_has_no_labels(autojump_clock: Clock, world: World) -> None:
+    run = world.schedule(Script(cannot_start=InfrastructureFullError("no more files")))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Pending")
+        await world.api.wait_for_state(run.id, "Scheduled")
+    assert "prefect.worker.name" not in world.api.labels(run.id)
 
 
 async def test_run_that_cannot_be_labelled_runs_all_the_same(

@@ -19,6 +19,7 @@ from trioworker.api.errors import (
     APIError,
     APIUnavailableError,
     NotAuthenticatedError,
+    NotPermittedError,
     ObjectNotFoundError,
     RequestRefusedError,
     UnsendableRequestError,
@@ -164,6 +165,27 @@ async def test_labels_that_are_refused_leave_out_no_others(
     assert caplog.messages == [
         "Dropped one of the labels of flow runs, which the API refuses: no labels today"
     ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotPermittedError("PATCH /flow_runs", 403, "no labels for you"),
+        APIUnavailableError("the API answered 500"),
+    ],
+)
+async def test_run_that_cannot_be_labelled_holds_up_no_others(
+    autojump_clock: Clock, api: FakePrefectAPI, caplog: pytest.LogCaptureFixture, error: APIError
+) -> None:
+    deployment = api.add_deployment("flow", "pool")
+    first, last = (api.schedule(deployment) for _ in range(2))
+    api.fail("update_flow_run_labels", error, times=3)
+    async with emitting(api, flush_deadline=within(3)) as outbox:
+        for run in (first, last):
+            outbox.label(run.id, {"made": "here"})
+        await trio.sleep(60)
+        assert ["made" in api.labels(run.id) for run in (first, last)] == [False, True]
+    assert any(message.startswith("Dropped one of the labels of flow runs") for message in caplog.messages)
 
 
 async def test_run_that_was_deleted_needs_no_labels(

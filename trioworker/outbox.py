@@ -16,6 +16,7 @@ flushed, and what is left when the time for that is over.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
@@ -79,20 +80,22 @@ class _Pace:
         batch: entries that make a batch at most.
         seconds: for how long a batch waits for more entries.
         one_by_one: whether the API takes one entry a request, not a batch.
+        strikes: after how many failures, while the API answers others, an entry is given up.
     """
 
     held: int
     batch: int
     seconds: float
     one_by_one: bool = False
+    strikes: float = math.inf
 
 
 # In a burst of runs a batch waits behind the requests of all of them, during which new events come.
 _EVENT_PACE = _Pace(held=1_000, batch=500, seconds=0.05)
 _LOG_PACE = _Pace(held=5_000, batch=500, seconds=0.5)
 # A run's start is what keeps the server busy, and a server on SQLite turns away whoever reads and writes meanwhile,
-# as labels do. Nobody waits for them.
-_LABEL_PACE = _Pace(held=5_000, batch=500, seconds=5.0, one_by_one=True)
+# as labels do. Nobody waits for them; and what is wrong may be so with a single run, which is not to hold up others.
+_LABEL_PACE = _Pace(held=5_000, batch=500, seconds=5.0, one_by_one=True, strikes=3)
 
 
 class _BatchLane(Generic[T]):
@@ -170,7 +173,11 @@ class _BatchLane(Generic[T]):
         """
         try:
             await patiently(
-                lambda: self._send(batch), self._rhythm, self._condition, on_failure=self._say_held_up
+                lambda: self._send(batch),
+                self._rhythm,
+                self._condition,
+                strikes=self._pace.strikes,
+                on_failure=self._say_held_up,
             )
         except APIError as error:
             if len(batch) > 1:

@@ -325,7 +325,6 @@ class _Life:
             await self._settle_unstarted(_NEVER_BEGAN)
             return
         await self._give_back_if_stopping()
-        self._label(prepared)
         async with AsyncExitStack() as stack:
             try:
                 workspace = self.runner.infrastructure.open_workspace(prepared.job)
@@ -408,6 +407,8 @@ class _Life:
         with sole_errors_bare():
             async with trio.open_nursery() as watchers:
                 identifier = await watchers.start(run)
+                # Not before: a run that could not be started goes to another worker, with that one's labels.
+                self._label(execution.prepared)
                 self.run_log.info(f"Flow run '{self.flow_run.name}' submitted to infrastructure")
                 watchers.start_soon(self._kill_when_cancelled, identifier)
                 if not infrastructure.speaks_for_itself:

@@ -23,8 +23,8 @@ from trioworker.registration import Registration
 from trioworker.runs.requests import STRIKES, DeploymentGoneError, RunRequests
 from trioworker.runs.shared_reads import SharedReads
 
-# Seconds. Of a flow that runs are grouped by, nothing ever changes but tags and labels; and of a deployment by which
-# nothing is configured, nothing else is looked at.
+# Seconds. Of a flow that runs are grouped by, nothing ever changes but tags and labels. Of a deployment by which
+# nothing is configured, little else is looked at: tags and version, for events, may be as old as that.
 _UNCHANGING_GOOD_FOR = 60.0
 
 
