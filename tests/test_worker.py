@@ -175,6 +175,18 @@ async def test_pool_that_needs_no_worker_is_refused(autojump_clock: Clock, world
         await world.worker(pool="push").run()
 
 
+@pytest.mark.parametrize("run_once", [False, True])
+async def test_worker_that_may_not_see_the_queues_works_all_the_same(
+    autojump_clock: Clock, world: World, *, run_once: bool
+) -> None:
+    world.api.fail("read_work_queues", NotPermittedError("POST /queues/filter", 403, "no"), times=100)
+    run = world.schedule()
+    async with world.working(run_once=run_once):
+        await world.api.wait_for_state(run.id, "Completed")
+    assert len(world.api.times("read_work_queues")) == 1
+    assert world.notified_at("does not answer") == []
+
+
 async def test_error_at_the_start_comes_bare_out_of_start(autojump_clock: Clock, world: World) -> None:
     world.api.add_work_pool("push", pool_type="modal:push")
     async with trio.open_nursery() as nursery:

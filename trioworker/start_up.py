@@ -6,7 +6,6 @@ import logging
 
 from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import (
-    APIError,
     APINotFoundError,
     NotAuthenticatedError,
     NotPermittedError,
@@ -46,14 +45,16 @@ async def tell_of_paused_queues(
     """Say so if none of the worker's queues gives it a run; that it cannot be found out is nobody's trouble."""
 
     async def look() -> None:
-        notice = await notice_of_paused_queues(api, config.pool, config.queues)
+        try:
+            notice = await notice_of_paused_queues(api, config.pool, config.queues)
+        except RequestRefusedError as error:
+            # Also where it would be an outage for others: whoever may not know it, works all the same.
+            _logger.debug("Whether the work queues are paused is not known: %s", error)
+            return
         if notice is not None:
             notify(notice)
 
-    try:
-        await patiently(look, patience, api.condition)
-    except APIError as error:
-        _logger.debug("Whether the work queues are paused is not known: %s", error)
+    await patiently(look, patience, api.condition)
 
 
 def explain_refusal(config: WorkerConfig, error: RequestRefusedError) -> ConfigurationError:
