@@ -137,7 +137,9 @@ def test_the_chart_is_legible_on_dark_pages() -> None:
 
 def test_all_files_are_written_with_every_value(tmp_path: Path) -> None:
     samples = samples_of(**MEASURED)
-    samples.requests.append({"side": "prefect", "runs": 5, "worker": {"GET flows/*": 3}})
+    samples.requests += [
+        {"side": "prefect", "runs": 5, "worker": {"GET flows/*": number}} for number in (3, 90, 1)
+    ]
     files.write(tmp_path, samples, SETTING, QUICK)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["RESULTS.md", "results.json", "results.svg"]
     values = json.loads((tmp_path / "results.json").read_text())

@@ -70,9 +70,14 @@ def _time_of_reaped(pid: int) -> float:
 
 
 def resident(pid: int, *, peak: bool = False) -> int:
-    """Bytes of a process that are in memory (RSS), now or at the most since it began."""
+    """Bytes of a process that are in memory (RSS), now or at the most since `forget_peak`."""
     wanted = "VmHWM:" if peak else "VmRSS:"
     return _field(Path(f"/proc/{pid}/status"), wanted)
+
+
+def forget_peak(pid: int) -> None:
+    """Have the peak of a process's memory begin anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def pss(pids: Iterable[int]) -> int:

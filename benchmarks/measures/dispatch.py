@@ -69,6 +69,7 @@ async def dispatch(stage: Stage, side: Side, runs: int, samples: Samples) -> str
             while not (await _report(client))["requests"].get(POLL):  # noqa: ASYNC110 - nothing tells us
                 await trio.sleep(_LOOK_AGAIN)
         await trio.sleep(_SETTLE_SECONDS)
+        proc.forget_peak(worker.pid)
         time, memory = proc.time_of(worker.pid), proc.resident(worker.pid)
         await client.post("/runs", content=str(runs))
         what = f"the dispatch of {runs:,} commands"

@@ -132,7 +132,7 @@ def _dispatch(runs: int) -> list[Figure]:
             key=f"dispatch_peak_{runs}",
             title=f"{of}peak RSS of the worker",
             unit="MB",
-            how="`VmHWM` of the worker's process at the end.",
+            how="`VmHWM` of the worker's process, from just before the runs are due to the end.",
             charted=in_chart and f"{in_chart}peak memory",
         ),
         Figure(
@@ -225,8 +225,8 @@ FIGURES: Final[tuple[Figure, ...]] = (
         key="requests",
         title="that burst: REST requests of the worker a run",
         unit="",
-        how="All that its own process has sent through the gate from opening the pool to the last end, polls and"
-        " heartbeats included; without logs, events and websockets.",
+        how="All that its own process has sent through the gate from opening the pool until no process of a run has"
+        " been left for 6 s, polls and heartbeats included; without logs, events and websockets.",
         required=AtMost(4, ""),
         charted="Burst: requests of the worker",
     ),

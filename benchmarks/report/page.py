@@ -113,11 +113,20 @@ def _amounts(plan: Plan) -> list[str]:
 
 
 def _requests(samples: Samples) -> list[str]:
-    """A table of the requests in the last burst of each side, by kind."""
-    last: dict[str, Mapping[str, int]] = {entry["side"]: entry["worker"] for entry in samples.requests}
-    kinds = sorted({kind for counts in last.values() for kind in counts})
-    lines = [f"| request | {' | '.join(last)} |", f"| --- |{' --: |' * len(last)}"]
+    """A table of the requests of each side by kind, in the burst with the median of all requests."""
+    bursts: dict[str, list[Mapping[str, int]]] = {}
+    for entry in samples.requests:
+        bursts.setdefault(entry["side"], []).append(entry["worker"])
+    median = {side: _median_burst(of_side) for side, of_side in bursts.items()}
+    kinds = sorted({kind for counts in median.values() for kind in counts})
+    lines = [f"| request | {' | '.join(median)} |", f"| --- |{' --: |' * len(median)}"]
     lines += [
-        f"| `{kind}` | {' | '.join(str(counts.get(kind, 0)) for counts in last.values())} |" for kind in kinds
+        f"| `{kind}` | {' | '.join(str(counts.get(kind, 0)) for counts in median.values())} |"
+        for kind in kinds
     ]
     return lines
+
+
+def _median_burst(bursts: Sequence[Mapping[str, int]]) -> Mapping[str, int]:
+    by_number = sorted(bursts, key=lambda counts: sum(counts.values()))
+    return by_number[(len(by_number) - 1) // 2]
