@@ -89,10 +89,11 @@ async def test_no_run_waits_longer_than_for_a_poll_when_the_websocket_fails(
                 await trio.sleep(0.02)
         runs = []
         for _ in range(4):
-            known = len(proxy.passages)
             run = await prefect.run(deployment)
+            # Those that come while a busy server makes the run may miss it.
+            known = len(proxy.passages)
             await prefect.reached(run, "Completed", worker)
-            assert polls_before_claim(proxy.passages[known:], run) <= POLLS_BEFORE_A_CLAIM
+            assert polls_before_claim(proxy.passages, run, since=known) <= POLLS_BEFORE_A_CLAIM
             runs.append(run)
         await see_completed(prefect, runs, worker)
         assert await worker.stop() == 0
@@ -101,8 +102,8 @@ async def test_no_run_waits_longer_than_for_a_poll_when_the_websocket_fails(
         nursery.cancel_scope.cancel()
 
 
-def polls_before_claim(passages: list[Passage], run: str) -> int:
-    """How often a worker has polled before it claimed a run."""
+def polls_before_claim(passages: list[Passage], run: str, *, since: int) -> int:
+    """How often a worker has polled before it claimed a run, since there were so many passages."""
     targets = [passage.target for passage in passages]
     claim = next(place for place, target in enumerate(targets) if f"{run}/set_state" in target)
-    return sum("get_scheduled_flow_runs" in target for target in targets[:claim])
+    return sum("get_scheduled_flow_runs" in target for target in targets[since:claim])
