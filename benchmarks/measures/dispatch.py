@@ -20,6 +20,7 @@ from benchmarks.apparatus.sides import Side
 from benchmarks.apparatus.stage import Stage
 from benchmarks.apparatus.worker import open_worker
 from benchmarks.failures import FailedRunError
+from benchmarks.measures.runs import AFTERMATH_SECONDS
 from benchmarks.measures.start_up import START_SECONDS
 from benchmarks.report.samples import Samples
 
@@ -77,7 +78,7 @@ async def dispatch(stage: Stage, side: Side, runs: int, samples: Samples) -> str
             while (report := await _report(client))["executed"] < runs:
                 _judge(side, what, report)
                 await trio.sleep(_LOOK_AGAIN)
-        await worker.is_quiet(_SETTLE_SECONDS)
+        await worker.is_quiet(AFTERMATH_SECONDS)
         _judge(side, what, await _report(client))
         time, peak = proc.time_of(worker.pid) - time, proc.resident(worker.pid, peak=True)
         await worker.stop()

@@ -17,6 +17,9 @@ FINAL: Final = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 RUN_SECONDS: Final = 120
 """Seconds that a single run may take; none needs nearly as long."""
 
+AFTERMATH_SECONDS: Final = 6
+"""What a worker leaves for later about its runs, it has begun to do within these seconds."""
+
 _LOOK_AGAIN = 0.5
 
 

@@ -18,15 +18,12 @@ from benchmarks.apparatus.sides import Side
 from benchmarks.apparatus.stage import Deployments, Stage
 from benchmarks.apparatus.verdicts import entered, expect, seconds_between
 from benchmarks.apparatus.worker import Worker, open_worker
-from benchmarks.measures.runs import FINAL, RUN_SECONDS, reached, run_single
+from benchmarks.measures.runs import AFTERMATH_SECONDS, FINAL, RUN_SECONDS, reached, run_single
 from benchmarks.measures.start_up import START_SECONDS
 from benchmarks.plan import Plan
 from benchmarks.report.samples import Samples
 
 _SETTLE_SECONDS = 3
-
-# What a worker leaves for later about its runs, it has begun to do within these seconds.
-_AFTERMATH_SECONDS = 6
 
 # Seconds that a burst may take, which needs not nearly as long.
 _BURST_SECONDS = 600
@@ -110,7 +107,7 @@ class Service:
         time, passages = self.worker.time(), len(self.gate.passages)
         await self.stage.pause(self.side, paused=False)
         await self._reached(ids, FINAL, what, _BURST_SECONDS)
-        await self.worker.is_quiet(_AFTERMATH_SECONDS)
+        await self.worker.is_quiet(AFTERMATH_SECONDS)
         asked = self.gate.of_worker(passages), self.gate.of_runs(passages)
         self.add("burst_cpu", self.worker.time() - time)
         histories = [await self.rest.history(run) for run in ids]

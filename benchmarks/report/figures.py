@@ -124,7 +124,8 @@ def _dispatch(runs: int) -> list[Figure]:
             key=f"dispatch_cpu_{runs}",
             title=f"{of}CPU of the worker a run",
             unit="ms",
-            how="The clock of the worker's own process, from before the runs are due to when all are executed.",
+            how="The clock of the worker's own process, from before the runs are due until nothing has been done for"
+            " 6 s after the last one.",
             required=Times(4) if runs == 500 else None,
             charted=in_chart and f"{in_chart}CPU of the worker",
         ),
