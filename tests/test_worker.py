@@ -175,6 +175,18 @@ async def test_pool_that_needs_no_worker_is_refused(autojump_clock: Clock, world
         await world.worker(pool="push").run()
 
 
+@pytest.mark.parametrize("latency", [0, 1])
+async def test_time_in_which_the_api_is_asked_for_the_pool_is_used(
+    autojump_clock: Clock, world: World, latency: int
+) -> None:
+    used: list[float] = []
+    world.api.latencies["read_work_pool"] = latency
+    surroundings = attrs.evolve(world.surroundings, while_api_is_asked=lambda: used.append(world.now))
+    worker = Worker(world.config(run_once=True), surroundings=surroundings)
+    await worker.run()
+    assert [0 < at < latency for at in used] == [True] * latency
+
+
 @pytest.mark.parametrize("run_once", [False, True])
 async def test_worker_that_may_not_see_the_queues_works_all_the_same(
     autojump_clock: Clock, world: World, *, run_once: bool

@@ -366,7 +366,9 @@ async def test_type_is_provided_for_once_the_pool_is_known(scene: Scene, tmp_pat
         policy="if-not-present", installer=scene.installer, notify=scene.told.append, confirm=None
     )
     config = WorkerConfig(pool="pool", settings=settings({}, tmp_path))
-    found_out = await discover_patiently(api, config, Rhythm(interval=1, chance=lambda: NO_JITTER))
+    found_out = await discover_patiently(
+        api, config, Rhythm(interval=1, chance=lambda: NO_JITTER), lambda: None
+    )
     discovery = await Surroundings(provide_type=provision).provide_type(found_out, api.read_worker_packages)
     assert discovery == Discovery(worker_type="moonbase", pool=await api.read_work_pool("pool"))
     assert scene.messages[0] == "Discovered type 'moonbase' for work pool 'pool'."

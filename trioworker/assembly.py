@@ -47,7 +47,7 @@ async def assemble(
         ConfigurationError: the API refuses the worker, or something that runs need is not there.
         WorkerRefusedError: the pool's runs are not for this worker.
     """
-    discovery = await discover_patiently(api, config, patience)
+    discovery = await discover_patiently(api, config, patience, surroundings.while_api_is_asked)
     refuse_mismatch(discovery, config)
     if config.flows is None:
         discovery = await surroundings.provide_type(discovery, api.read_worker_packages)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+
+import trio
 
 from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import (
@@ -12,16 +15,27 @@ from trioworker.api.errors import (
     RequestRefusedError,
 )
 from trioworker.config import WorkerConfig
-from trioworker.errors import ConfigurationError
+from trioworker.errors import ConfigurationError, sole_errors_bare
 from trioworker.notices import Notify
 from trioworker.service import Rhythm, patiently
 from trioworker.work_pool import Discovery, discover, notice_of_paused_queues
 
 _logger = logging.getLogger(__name__)
 
+# Seconds after which the first request has been sent, which takes longer than any other.
+_ON_ITS_WAY = 0.005
 
-async def discover_patiently(api: PrefectAPI, config: WorkerConfig, patience: Rhythm) -> Discovery:
+
+async def discover_patiently(
+    api: PrefectAPI, config: WorkerConfig, patience: Rhythm, meanwhile: Callable[[], None]
+) -> Discovery:
     """Look at the work pool, for as long as it takes the API to answer.
+
+    Args:
+        api: the API.
+        config: of the worker.
+        patience: the delays between attempts.
+        meanwhile: called while the API is at work, unless it has answered before.
 
     Before the first good answer a refusal is taken for a mistake in the configuration, not for an outage.
 
@@ -36,7 +50,16 @@ async def discover_patiently(api: PrefectAPI, config: WorkerConfig, patience: Rh
         except RequestRefusedError as error:
             raise explain_refusal(config, error) from error
 
-    return await patiently(look, patience, api.condition)
+    async def use_the_time() -> None:
+        await trio.sleep(_ON_ITS_WAY)
+        meanwhile()
+
+    with sole_errors_bare():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use_the_time)
+            discovery = await patiently(look, patience, api.condition)
+            nursery.cancel_scope.cancel()
+    return discovery
 
 
 async def tell_of_paused_queues(

@@ -43,8 +43,8 @@ async def _nothing_provided(discovery: Discovery, _: ReadPackages) -> Discovery:
     return discovery
 
 
-def _nothing_left() -> None:
-    """A program in which the worker is a guest sees to its own memory."""
+def _nothing() -> None:
+    """A program in which the worker is a guest sees to its own imports and its own memory."""
 
 
 def _utc_now() -> datetime:
@@ -62,6 +62,7 @@ class Surroundings:
         infrastructure: makes the infrastructure of a type; raises `WorkerRefusedError` if there is none.
         now: the time of day, with its time zone.
         chance: random numbers from 0 to 1, for jitter.
+        while_api_is_asked: called once, while the API is asked for the work pool, for what takes some time itself.
         after_first_poll: called once, when there is time for what the start has left.
     """
 
@@ -70,4 +71,5 @@ class Surroundings:
     infrastructure: Callable[[str, WorkerConfig], Infrastructure[Any]] = _installed_infrastructure
     now: Callable[[], datetime] = _utc_now
     chance: Callable[[], float] = random.random
-    after_first_poll: Callable[[], None] = _nothing_left
+    while_api_is_asked: Callable[[], None] = _nothing
+    after_first_poll: Callable[[], None] = _nothing

@@ -23,7 +23,11 @@ from trioworker import __version__
 from trioworker.command.client_metrics import client_metrics_notice
 from trioworker.command.deploy import deploy
 from trioworker.command.last_resort import LastResort
-from trioworker.command.lean_imports import collect_at_last, import_httpcore
+from trioworker.command.lean_imports import (
+    collect_at_last,
+    import_httpcore,
+    import_process_infrastructure,
+)
 from trioworker.command.output import CommandOutput, log_format_asked_for
 from trioworker.command.package_installation import EnvironmentInstaller
 from trioworker.command.signals import SignalListener
@@ -231,6 +235,8 @@ async def start(
         surroundings = attrs.evolve(
             context.ensure_object(Surroundings), provide_type=provision, after_first_poll=collect_at_last
         )
+        if flows is None:
+            surroundings = attrs.evolve(surroundings, while_api_is_asked=import_process_infrastructure)
         import_httpcore()
         # Before anything is started, since it may not be right.
         known = settings.with_api_url(_API_TO_COME) if local_server else settings

@@ -11,7 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["collect_at_last", "import_httpcore", "import_httpx", "without_collecting"]
+__all__ = [
+    "collect_at_last",
+    "import_httpcore",
+    "import_httpx",
+    "import_process_infrastructure",
+    "without_collecting",
+]
 
 
 def import_httpx() -> None:
@@ -24,6 +30,12 @@ def import_httpcore() -> None:
     """Import httpcore without HTTP/2, which is there wherever hypercorn is."""
     with _seeming_not_installed("h2"), without_collecting():
         import httpcore  # noqa: F401, PLC0415
+
+
+def import_process_infrastructure() -> None:
+    """Import what most workers need once they know their work pool: 10 ms, the time in which the API finds it."""
+    with without_collecting():
+        import trioworker.infrastructure.process.infrastructure  # noqa: F401, PLC0415
 
 
 @contextmanager

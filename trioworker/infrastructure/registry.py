@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
 from trioworker.infrastructure.protocol import Infrastructure
 from trioworker.settings import Settings
 
@@ -23,7 +22,15 @@ ENTRY_POINT_GROUP = "trioworker.infrastructure"
 # Made from the settings and the seconds that a run has between SIGTERM and SIGKILL.
 InfrastructureFactory = Callable[[Settings, float], Infrastructure[Any]]
 
-BUILT_IN: Mapping[str, InfrastructureFactory] = {ProcessInfrastructure.type: ProcessInfrastructure}
+
+def _process_infrastructure(settings: Settings, kill_grace: float) -> Infrastructure[Any]:
+    # Here, since workers of other kinds do without it, and the command imports it while it waits for the API.
+    from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure  # noqa: PLC0415
+
+    return ProcessInfrastructure(settings, kill_grace)
+
+
+BUILT_IN: Mapping[str, InfrastructureFactory] = {"process": _process_infrastructure}
 
 _MEMBERS = sorted(
     name for name in {*vars(Infrastructure), *Infrastructure.__annotations__} if not name.startswith("_")
