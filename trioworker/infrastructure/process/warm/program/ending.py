@@ -45,8 +45,8 @@ def end(status: int, template: Mapping[str, ModuleType]) -> None:
     """
     _wait_for_threads()
     atexit._run_exitfuncs()  # noqa: SLF001
-    own = _OwnModules(template)
     try:
+        own = _OwnModules(template)
         if not _write_out() or _library_threads() or own.are_in_use():
             return
         # As Python does it, whatever stands in for them, before that is taken apart.
