@@ -28,6 +28,10 @@ from conftest import PrefectServer
 # Seconds that anything may take that is sure to come, on a machine that is busy with other things.
 PATIENCE = 30.0
 
+# Seconds that a step takes at most that waits for nothing, the exit of a Python process included, on a machine that
+# is busy with other things. What such a step must not wait for takes longer: 20 s to drain, 30 s of grace.
+AT_ONCE = 15.0
+
 MODULE = (sys.executable, "-m", "trioworker")
 SCRIPT = (str(Path(sys.executable).with_name("trioworker")),)
 
@@ -185,6 +189,8 @@ class Launcher:
             "TMPDIR": str(self._temporary),
             _MARK: self._mark,
         }
+        # As at most users': unbuffered, nothing would be left to write at the end.
+        self._environment.pop("PYTHONUNBUFFERED", None)
         self._commands: list[Command] = []
 
     async def __call__(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+
+# What writing to a pipe, or to a terminal, ends in when the other end is gone.
+_NOBODY_READS = frozenset({errno.EPIPE, errno.EIO})
 
 
 def main() -> None:
@@ -20,6 +25,27 @@ def main() -> None:
         trio.run(trioworker.main)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        _let_go_of_unread_output()
+
+
+def _let_go_of_unread_output() -> None:
+    """Keep the exit code, though there are last words that nobody reads, as behind `| head`.
+
+    Python would try once more to write them, and end with an exit code of its own for that.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Of a stream that was closed before the start there is nothing.
+        if stream is None or stream.closed:
+            continue
+        try:
+            stream.flush()
+        except OSError as error:
+            # Of a full disk Python shall tell.
+            if error.errno in _NOBODY_READS:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 if __name__ == "__main__":
