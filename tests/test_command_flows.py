@@ -17,7 +17,7 @@ import test_cli
 import test_flow_loading
 import trio
 import trio.testing
-from command import Command, Launcher, Prefect
+from command import AT_ONCE, Command, Launcher, Prefect
 from support import World
 from test_cli import NOWHERE, User, terminated_after
 from test_flow_loading import Project
@@ -558,9 +558,6 @@ class TestServe:
         assert "Waiting no longer." in world.log(run)
 
 
-# Seconds that a step takes that waits for nothing, the exit of a Python process included.
-AT_ONCE = 3.0
-
 LEAVING = "Leaving with functions still going on, which only the end of the process ends."
 
 
@@ -708,7 +705,7 @@ class TestProcess:
         worker.send(signal.SIGTERM)
         # With the 3 s to tell the API.
         assert await worker.exit_code() == 1
-        assert 4 <= time.monotonic() - begin < 4 + 2
+        assert 4 <= time.monotonic() - begin < 4 + AT_ONCE
         assert worker.lines_with(LEAVING)
         await prefect.reached(run, "Crashed")
 

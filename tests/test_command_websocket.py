@@ -8,7 +8,7 @@ from functools import partial
 import command
 import pytest
 import trio
-from command import Command, Launcher, Prefect
+from command import AT_ONCE, Command, Launcher, Prefect
 from proxy import Proxy, Websockets, serve_proxy
 
 launch = command.launch
@@ -21,9 +21,6 @@ RUNS_ON = "become('RUNNING')\ntime.sleep(300)"
 
 # So that nothing but the websocket can tell of a cancellation.
 AN_HOUR = "3600"
-
-# Seconds from a cancellation until the worker knows, on a machine that is busy with other things.
-AT_ONCE = 5.0
 
 
 async def start_running(launch: Launcher, prefect: Prefect, api: str, **settings: str) -> tuple[Command, str]:

@@ -78,8 +78,13 @@ CASES = {
             time.sleep(0.2)
             print("the thread is ready")
         threading.Thread(target=work).start()
-        import atexit
-        atexit.register(print, "the last words")
+        import atexit, os
+        def last_words():
+            # The system has a thread a little longer than Python, which would be one of a library.
+            while len(os.listdir("/proc/self/task")) > 1:
+                time.sleep(0.001)
+            print("the last words")
+        atexit.register(last_words)
     """,
     "last words that fail": """
         import atexit
