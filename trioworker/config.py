@@ -14,6 +14,7 @@ import attrs
 from trioworker.api.transport import TransportConfig, is_unicode
 from trioworker.errors import ConfigurationError
 from trioworker.flows.pool import TRIO_TYPE
+from trioworker.lean_attrs import frozen
 from trioworker.settings import Settings, is_module_name
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class WorkerOptions(OptionalWorkerOptions):
     pool: str
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class WorkerConfig:
     """What a worker is told to do; every field but `pool` has a default that suits most.
 

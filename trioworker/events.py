@@ -8,10 +8,9 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
-import attrs
-
 from trioworker.api.models import Deployment, Event, Flow, FlowRun, WorkPool
 from trioworker.api.transport import PREFECT_VERSION
+from trioworker.lean_attrs import frozen
 
 # An event says which one it follows only if that was a short while ago, as Prefect's own client does: the server
 # holds an event back for as long as it may still be waiting for the one before.
@@ -25,7 +24,7 @@ _SIMPLE_NAME: Final = re.compile(r"[A-Za-z0-9 ._-]*")
 _NOT_IN_A_SLUG: Final = re.compile(r"[^a-z0-9]+")
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class WorkerIdentity:
     """Who an event is about.
 
@@ -58,7 +57,7 @@ class WorkerIdentity:
         return {} if self.prefect_version is None else {"prefect.version": self.prefect_version}
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RunFacts:
     """What an event about a run is related to.
 

@@ -21,6 +21,7 @@ from trioworker.errors import ConfigurationError
 from trioworker.health import PollingHealth
 from trioworker.hints import Hints
 from trioworker.launch_rate import LaunchRate
+from trioworker.lean_attrs import frozen
 from trioworker.listing import Listing, choose, page_size
 from trioworker.notices import Notice, Notify
 from trioworker.runs.active import ActiveRun, ActiveRuns, RunEnd
@@ -35,7 +36,7 @@ _LAUNCH_AHEAD = 1.0
 _POLL_SECONDS = 5.0
 
 
-@attrs.frozen
+@frozen
 class _Room:
     """How many runs may be taken in hand at once.
 

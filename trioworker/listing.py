@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from datetime import datetime, timedelta
 
-import attrs
-
 from trioworker.api.client import LARGEST_PAGE
 from trioworker.api.models import FlowRun
+from trioworker.lean_attrs import frozen
 
 # How many runs of the future a page has room for, besides those that are due.
 _ROOM_FOR_LATER = 20
@@ -40,7 +39,7 @@ def choose(due: Iterable[FlowRun], not_wanted: Container[object], free: int | No
     return list(fresh.values())[:free]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Listing:
     """The runs that a poll has listed, in the server's order: by the priority of their queues, then by time.
 

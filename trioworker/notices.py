@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import attrs
+from trioworker.lean_attrs import frozen
 
 _logger = logging.getLogger("trioworker")
 
 
-@attrs.frozen
+@frozen
 class Notice:
     """One line about a change of condition.
 

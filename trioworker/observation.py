@@ -20,6 +20,7 @@ import trio
 
 from trioworker.api.condition import ConditionChange
 from trioworker.api.models import StateType
+from trioworker.lean_attrs import frozen
 from trioworker.runs.active import ActiveRun, Ending, RunEnd
 
 # How many happenings may wait for whoever watches: those of some hundred runs that come and go at once.
@@ -29,7 +30,7 @@ LARGEST_BACKLOG = 1024
 _PID = re.compile(r"([0-9]{1,7})(?::.*)?", re.DOTALL)
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Happening:
     """Something that happened to a worker.
 
@@ -40,7 +41,7 @@ class Happening:
     at: datetime
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RunHappening(Happening):
     """Something that happened to a flow run.
 
@@ -55,7 +56,7 @@ class RunHappening(Happening):
     flow_name: str | None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RunClaimed(RunHappening):
     """The worker has a run, and it is certain that no other has it.
 
@@ -65,7 +66,7 @@ class RunClaimed(RunHappening):
     """
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RunStarted(RunHappening):
     """What executes a run was started: its process, say.
 
@@ -78,7 +79,7 @@ class RunStarted(RunHappening):
     pid: int | None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RunFinished(RunHappening):
     """The worker is done with a run, and its slot is free.
 
@@ -105,7 +106,7 @@ class RunFinished(RunHappening):
     seconds: float
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class APILost(Happening):
     """The Prefect API does not answer any more, or has never answered yet; the worker keeps trying.
 
@@ -116,7 +117,7 @@ class APILost(Happening):
     reason: str
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class APIRegained(Happening):
     """The Prefect API answers again.
 
@@ -127,7 +128,7 @@ class APIRegained(Happening):
     seconds: float
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class WatchOverflow(Happening):
     """Here something is missing: whoever watches was too slow. What is true now, `Worker.status()` tells.
 
@@ -155,7 +156,7 @@ class WorkerPhase(enum.StrEnum):
     STOPPED = "stopped"
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RunStatus:
     """A flow run that a worker has in hand.
 
@@ -181,7 +182,7 @@ class RunStatus:
     cancelling: bool
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class WorkerStatus:
     """What a worker is doing at one moment.
 

@@ -22,13 +22,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 from uuid import UUID
 
-import attrs
 import trio
 
 from trioworker.api.client import PrefectAPI
 from trioworker.api.condition import Condition
 from trioworker.api.errors import APIError, ObjectNotFoundError, RequestRefusedError, is_outage
 from trioworker.api.models import Event, LogLine, WorkerMetadata
+from trioworker.lean_attrs import frozen
 from trioworker.service import Rhythm, patiently
 
 _logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _FAILURES_TO_MENTION = 2
 T = TypeVar("T")
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Heartbeat:
     """A sign of life.
 
@@ -58,7 +58,7 @@ class Heartbeat:
     on_worker_id: Callable[[UUID], None] | None = None
 
 
-@attrs.frozen
+@frozen
 class RunLabels:
     """Labels for a flow run.
 
@@ -71,7 +71,7 @@ class RunLabels:
     labels: Mapping[str, str]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class _Pace:
     """How many entries a lane holds, and when it sends them.
 

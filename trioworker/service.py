@@ -7,11 +7,11 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import attrs
 import trio
 
 from trioworker.api.condition import Condition
 from trioworker.api.errors import APIError, APIUnavailableError, is_outage
+from trioworker.lean_attrs import frozen
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 _LONGEST_DELAY = 60.0
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Rhythm:
     """How often something is done.
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from trioworker.errors import ConfigurationError
+from trioworker.lean_attrs import frozen
 
 __all__ = ["Settings", "SettingsError"]
 
@@ -197,7 +198,7 @@ def _headers(value: object) -> Mapping[str, str]:
 # --- The table of settings.
 
 
-@attrs.frozen
+@frozen
 class _Declaration:
     """How the user writes a field of `Settings`: under which name, and in which form."""
 
@@ -232,7 +233,7 @@ def _setting(
     return field
 
 
-@attrs.frozen
+@frozen
 class _Value:
     """A value as it was found, and where."""
 
@@ -245,7 +246,7 @@ class _Value:
 _NOTHING_FOUND: Final[Mapping[str, _Value]] = MappingProxyType({})
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Settings:
     """The settings of one worker, each knowing its source. Made by `load`.
 
@@ -521,7 +522,7 @@ _BUILT_IN_PROFILES: Final[Mapping[str, Mapping[str, str]]] = {
 # --- The sources.
 
 
-@attrs.frozen
+@frozen
 class _Layer:
     """The settings one source holds, by their current names."""
 

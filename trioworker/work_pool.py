@@ -13,12 +13,13 @@ from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import ObjectExistsError, ObjectNotFoundError
 from trioworker.api.models import WorkPool
 from trioworker.errors import WorkerRefusedError
+from trioworker.lean_attrs import frozen
 from trioworker.notices import Notice, Notify
 
 _logger = logging.getLogger(__name__)
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Discovery:
     """What a look at the work pool says before the worker is built.
 

@@ -49,6 +49,7 @@ from trioworker.api.transport import (
     is_unicode,
     open_transport,
 )
+from trioworker.lean_attrs import frozen
 
 T = TypeVar("T")
 
@@ -338,22 +339,22 @@ class PrefectAPI(Protocol):
         ...
 
 
-@attrs.frozen
+@frozen
 class _ScheduledFlowRun:
     flow_run: FlowRun
 
 
-@attrs.frozen
+@frozen
 class _Variable:
     value: Any
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class _BulkResult(OrchestrationResult):
     flow_run_id: UUID
 
 
-@attrs.frozen
+@frozen
 class _BulkAnswer:
     results: list[_BulkResult]
 

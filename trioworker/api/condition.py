@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import attrs
 import trio
+
+from trioworker.lean_attrs import frozen
 
 # A single failed request is not an outage: a small server answers 503 now and then. Only failures that go on
 # for this many seconds without one good answer between them are.
 OUTAGE_AFTER = 2.0
 
 
-@attrs.frozen
+@frozen
 class ConditionChange:
     """The API was lost or is back.
 

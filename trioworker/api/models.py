@@ -14,6 +14,8 @@ from uuid import UUID, uuid4
 
 import attrs
 
+from trioworker.lean_attrs import frozen
+
 
 class StateType(enum.StrEnum):
     """The type of a flow run's state, in Prefect's words; its *name* may be finer (`Submitting` is a `PENDING`)."""
@@ -37,7 +39,7 @@ class StateType(enum.StrEnum):
 _FINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class StateDetails:
     """What a state carries beside its type, name and message."""
 
@@ -46,7 +48,7 @@ class StateDetails:
     deployment_concurrency_lease_id: UUID | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class State:
     """A state that the server has on record."""
 
@@ -64,7 +66,7 @@ class State:
         return self.name or self.type.capitalize()
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ProposedState:
     """A state that the worker asks the server to record.
 
@@ -105,7 +107,7 @@ class SetStateStatus(enum.StrEnum):
     WAIT = "WAIT"
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class SetStateDetails:
     """Why the server answered as it did, and for how many seconds to wait on `WAIT`."""
 
@@ -113,7 +115,7 @@ class SetStateDetails:
     delay_seconds: float = 0
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class OrchestrationResult:
     """What became of a proposed state; `state` is the run's state after the answer."""
 
@@ -128,7 +130,7 @@ class OrchestrationResult:
         return self.state is not None and self.state.state_details.transition_id == proposed.transition_id
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class FlowRunPolicy:
     """How often and when the server has a failed run tried again, and its bookkeeping of that.
 
@@ -148,7 +150,7 @@ class FlowRunPolicy:
     resuming: bool | None = False
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class FlowRun:
     """One run of a flow."""
 
@@ -183,7 +185,7 @@ class FlowRun:
         return self.expected_start_time + timedelta(seconds=late)
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class VersionInfo:
     """Which version of its code a deployment has, and by what kind of system it is counted."""
 
@@ -191,7 +193,7 @@ class VersionInfo:
     version: str
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class DeploymentSchedule:
     """When runs of a deployment are created.
 
@@ -208,14 +210,14 @@ class DeploymentSchedule:
     slug: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ConcurrencyLimit:
     """How many may be active at once."""
 
     limit: int
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Deployment:
     """A flow made runnable: where its code is and how it is started.
 
@@ -254,7 +256,7 @@ class Deployment:
         return None if self.global_concurrency_limit is None else self.global_concurrency_limit.limit
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class DeploymentDraft:
     """A deployment as it is to be.
 
@@ -287,7 +289,7 @@ class DeploymentDraft:
     schedules: Sequence[DeploymentSchedule] | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Flow:
     """A flow, which is little more than a name that runs are grouped by."""
 
@@ -299,7 +301,7 @@ class Flow:
     updated: datetime | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class WorkPool:
     """A work pool: runs wait in it, workers take them out."""
 
@@ -316,7 +318,7 @@ class WorkPool:
         return self.type.endswith((":push", ":managed"))
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class WorkQueue:
     """A part of a work pool with a priority and limit of its own."""
 
@@ -324,14 +326,14 @@ class WorkQueue:
     is_paused: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class BlockDocument:
     """A block: values under a name, for the type of block that makes sense of them."""
 
     data: dict[str, Any]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Integration:
     """A package that extends Prefect, as installed beside the worker."""
 
@@ -339,14 +341,14 @@ class Integration:
     version: str
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class WorkerMetadata:
     """What a worker tells about itself; Prefect Cloud shows it."""
 
     integrations: list[Integration] = attrs.field(factory=list)
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class StateChange:
     """A flow run came to be in a state of this type, in a work queue of this name, if that is told."""
 
@@ -356,7 +358,7 @@ class StateChange:
     queue_name: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Event:
     """Something that happened, for Prefect's event feed; `follows` names the event that came before."""
 
@@ -369,7 +371,7 @@ class Event:
     follows: UUID | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class LogLine:
     """A line of a flow run's log; `level` is Python's numeric logging level."""
 

@@ -37,6 +37,7 @@ from trioworker.command.usage import Command, Number, Seconds
 from trioworker.config import WorkerConfig, template_problem
 from trioworker.errors import ConfigurationError, sole_errors_bare
 from trioworker.infrastructure.interpreter import find_interpreter
+from trioworker.lean_attrs import frozen
 from trioworker.logs.configuration import configure_logging
 from trioworker.notices import Notice
 from trioworker.settings import Settings
@@ -361,7 +362,7 @@ def _time_to_stop(config: WorkerConfig, server_grace: float) -> str:
     return f"Once told to stop, the worker is gone within {config.stop_bound + server_grace:g} s ({parts})."
 
 
-@attrs.frozen
+@frozen
 class _Server:
     """A server on this machine.
 

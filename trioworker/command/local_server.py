@@ -23,6 +23,7 @@ import attrs
 import trio
 
 from trioworker.errors import WorkerError, sole_errors_bare
+from trioworker.lean_attrs import frozen
 from trioworker.process_group import ProcessGroup
 from trioworker.sqlite_in_server import RELEASE_FAILED_STATEMENTS
 
@@ -86,7 +87,7 @@ class LocalServerError(WorkerError):
     """The local Prefect server could not be started, or not be kept running; the message says why."""
 
 
-@attrs.frozen
+@frozen
 class RestartPolicy:
     """How a server that died is started again.
 
@@ -107,7 +108,7 @@ class RestartPolicy:
         return min(self.first_delay * 2.0 ** (deaths - 1), self.longest_delay)
 
 
-@attrs.frozen
+@frozen
 class LocalServer:
     """A Prefect server that runs for as long as its `open_local_server` block.
 

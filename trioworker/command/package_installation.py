@@ -24,6 +24,7 @@ import attrs
 import trio
 
 from trioworker.infrastructure.registry import kinds_of
+from trioworker.lean_attrs import frozen
 from trioworker.process_group import ProcessGroup
 
 LOOK_SECONDS = 120.0
@@ -45,7 +46,7 @@ class InstallationError(Exception):
     """A package cannot be looked at or installed; the message says why."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Release:
     """What a package index offers.
 
@@ -60,7 +61,7 @@ class Release:
     kinds: frozenset[str]
 
 
-@attrs.frozen
+@frozen
 class _Program:
     """What installs: the command, and what it needs besides to be quiet and exact about a look."""
 

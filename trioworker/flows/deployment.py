@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-import attrs
-
 from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import ObjectExistsError, ObjectNotFoundError, RequestRefusedError
 from trioworker.api.models import DeploymentDraft, DeploymentSchedule
@@ -16,12 +14,13 @@ from trioworker.flows.declaration import TrioFlow
 from trioworker.flows.pool import TRIO_BASE_JOB_TEMPLATE, TRIO_TYPE, refuse_other_type
 from trioworker.flows.registration import DeploymentChange, sync_deployment
 from trioworker.flows.schedules import Schedule, schedules_problem
+from trioworker.lean_attrs import frozen
 
 # What the server takes in no name.
 _RESERVED = "/%&<>"
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class FlowDeployment:
     """A function that is deployed: a Prefect deployment, known as `flow_name/name`.
 
@@ -40,7 +39,7 @@ class FlowDeployment:
     change: DeploymentChange
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class DeploymentPlan:
     """What is to be deployed, where and when it runs.
 

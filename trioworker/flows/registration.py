@@ -14,6 +14,7 @@ import attrs
 from trioworker.api.client import PrefectAPI
 from trioworker.api.errors import ObjectNotFoundError, RequestRefusedError
 from trioworker.api.models import Deployment, DeploymentDraft, DeploymentSchedule
+from trioworker.lean_attrs import frozen
 
 # What the server takes for a schedule that does not say; it fills in an anchor too, which may be any.
 _UTC = frozenset({None, "UTC"})
@@ -42,7 +43,7 @@ class DeploymentChange(StrEnum):
     UNCHANGED = "unchanged"
 
 
-@attrs.frozen
+@frozen
 class SyncedDeployment:
     """A deployment as the server has it now, and what it took to get there."""
 
@@ -93,7 +94,7 @@ async def sync_deployment(api: PrefectAPI, flow_name: str, draft: DeploymentDraf
     return SyncedDeployment(await api.read_deployment(known.id), DeploymentChange.UPDATED)
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ScheduleChanges:
     """What is to be done to the schedules of a deployment; those to `update` and to `delete` have their ids."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from trioworker.errors import ConfigurationError
+from trioworker.lean_attrs import frozen
 
 # Prefect would count an interval without an anchor from the moment at which it is created; counted from one day for
 # all, the same schedule is the same however often it is deployed.
@@ -45,7 +46,7 @@ def _check_cron(_: object, __: object, cron: str) -> None:
         )
 
 
-@attrs.frozen
+@frozen
 class Cron:
     """Runs at the times of a cron expression; Prefect's `CronSchedule`.
 
@@ -82,7 +83,7 @@ def _as_interval(interval: timedelta | float) -> timedelta:
         ) from error
 
 
-@attrs.frozen
+@frozen
 class Interval:
     """Runs at equal distances; Prefect's `IntervalSchedule`.
 
@@ -116,7 +117,7 @@ class Interval:
         }
 
 
-@attrs.frozen
+@frozen
 class RRule:
     """Runs at the times of an iCalendar recurrence rule (RFC 5545); Prefect's `RRuleSchedule`.
 

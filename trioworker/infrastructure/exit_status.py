@@ -6,13 +6,13 @@ import signal
 from collections.abc import Mapping
 from typing import Final
 
-import attrs
+from trioworker.lean_attrs import frozen
 
 # To a shell, and to what runs containers, the end by a signal is this and the number of the signal.
 _SIGNAL_BASE: Final = 128
 
 
-@attrs.frozen
+@frozen
 class _Meaning:
     explanation: str
     hint: str

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trioworker.api.models import FlowRun, State
+from trioworker.lean_attrs import frozen
 
 
 class InfrastructureError(Exception):
@@ -21,7 +22,7 @@ class InfrastructureFullError(InfrastructureError):
     """There is no room for the run just now; it may well be started later, or by another worker."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Assignment:
     """A flow run as the infrastructure gets it.
 
@@ -56,7 +57,7 @@ class Assignment:
         return self.flow_run.name
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Outcome:
     """How a run's infrastructure ended.
 
@@ -78,7 +79,7 @@ class Outcome:
 Intent = Literal["cancel", "reschedule", "relinquish"]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class HookCall:
     """A request to call the hooks that a flow has for its cancellation or its crash.
 
@@ -93,12 +94,12 @@ class HookCall:
     state: Mapping[str, Any]
 
 
-@attrs.frozen
+@frozen
 class Running:
     """A run was found where it is said to be."""
 
 
-@attrs.frozen
+@frozen
 class Gone:
     """A run is not (or no longer) where it is said to be."""
 

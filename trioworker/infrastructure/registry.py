@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from trioworker.infrastructure.protocol import Infrastructure
+from trioworker.lean_attrs import frozen
 from trioworker.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class BrokenKindError(Exception):
     """A package says that it brings a kind of infrastructure, but does not; the message names both and why."""
 
 
-@attrs.frozen
+@frozen
 class Provider:
     """An installed package that brings a kind."""
 

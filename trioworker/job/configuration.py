@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-import attrs
 import trio
 
 from trioworker.api.errors import APIError, ObjectNotFoundError
@@ -21,6 +20,7 @@ from trioworker.job.template import (
     find_references,
     render,
 )
+from trioworker.lean_attrs import frozen
 
 # The first finds all blocks, the second the variables that are named in them. Nothing is found in those.
 _ROUNDS: Final = 2
@@ -79,7 +79,7 @@ async def resolve_job_configuration(
     return render(base_job_template, job_variables, environment=environment, references=values)
 
 
-@attrs.frozen
+@frozen
 class _NotFound:
     error: ObjectNotFoundError
 

@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-import attrs
-
 from trioworker.job.json_types import type_name
+from trioworker.lean_attrs import frozen
 
 __all__ = [
     "Block",
@@ -64,7 +63,7 @@ class JobTemplateError(Exception):
         return f"The job configuration cannot be built: {self.field} {self.problem}."
 
 
-@attrs.frozen
+@frozen
 class Block:
     """A Prefect block, known by the slug of its type and its name."""
 
@@ -75,7 +74,7 @@ class Block:
         return f"the block {self.name!r} of type {self.type_slug!r}"
 
 
-@attrs.frozen
+@frozen
 class BlockById:
     """A Prefect block, known by the id of its document."""
 
@@ -85,7 +84,7 @@ class BlockById:
         return f"the block document {self.document_id!r}"
 
 
-@attrs.frozen
+@frozen
 class Variable:
     """A Prefect variable, known by its name."""
 
@@ -98,7 +97,7 @@ class Variable:
 Source: TypeAlias = Block | BlockById | Variable
 
 
-@attrs.frozen
+@frozen
 class Reference:
     """A value that a job configuration takes from Prefect's API.
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import attrs
 
+from trioworker.lean_attrs import frozen
 from trioworker.logs.file import LoggingFile
 from trioworker.logs.parts import LoggingParts, OpenConsole
 
@@ -27,7 +28,7 @@ _STAND_FOR: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-@attrs.frozen
+@frozen
 class Route:
     """Where the records of one logger go.
 

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from trioworker.api.models import FlowRun, State
+from trioworker.lean_attrs import frozen
 
 
 class RunEnd(enum.StrEnum):
@@ -35,7 +36,7 @@ class RunEnd(enum.StrEnum):
     UNSETTLED = "unsettled"
 
 
-@attrs.frozen
+@frozen
 class Ending:
     """The end of a run, as far as this worker is concerned.
 

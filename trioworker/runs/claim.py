@@ -20,8 +20,6 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from uuid import UUID
 
-import attrs
-
 from trioworker.api.models import (
     FlowRun,
     OrchestrationResult,
@@ -30,27 +28,28 @@ from trioworker.api.models import (
     State,
     StateType,
 )
+from trioworker.lean_attrs import frozen
 
 # The name of the state that claims a run; finer ones follow when a worker acts upon its claim.
 _CLAIM = "Pending"
 
 
-@attrs.frozen
+@frozen
 class Granted:
     """The run is this worker's to execute."""
 
 
-@attrs.frozen
+@frozen
 class Cancelling:
     """The run is this worker's, and somebody wants it cancelled."""
 
 
-@attrs.frozen
+@frozen
 class Lost:
     """The run is somebody else's by now, or nobody's; it is best left alone."""
 
 
-@attrs.frozen
+@frozen
 class Late:
     """Somebody else has run it, and left it in `left_as`; if the claim took effect after that, it is to be put back.
 

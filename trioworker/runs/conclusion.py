@@ -10,19 +10,18 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime
 from uuid import UUID
 
-import attrs
-
 from trioworker.api.models import FlowRun, ProposedState, State, StateType
+from trioworker.lean_attrs import frozen
 
 
-@attrs.frozen
+@frozen
 class Leave:
     """The run needs nothing more from this worker."""
 
     reason: str
 
 
-@attrs.frozen
+@frozen
 class Propose:
     """States to propose, in order.
 

@@ -19,6 +19,7 @@ from trioworker.infrastructure.protocol import Assignment, Infrastructure, Infra
 from trioworker.job.attribution import job_labels, render_name
 from trioworker.job.configuration import resolve_job_configuration
 from trioworker.job.template import merge_job_variables
+from trioworker.lean_attrs import frozen
 from trioworker.registration import Registration
 from trioworker.runs.requests import STRIKES, DeploymentGoneError, RunRequests
 from trioworker.runs.shared_reads import SharedReads
@@ -28,7 +29,7 @@ from trioworker.runs.shared_reads import SharedReads
 _UNCHANGING_GOOD_FOR = 60.0
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class PreparedRun:
     """A run that is ready to be executed.
 

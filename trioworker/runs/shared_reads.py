@@ -9,12 +9,14 @@ from uuid import UUID
 import attrs
 import trio
 
+from trioworker.lean_attrs import frozen
+
 _MOST = 1000
 
 T = TypeVar("T")
 
 
-@attrs.frozen
+@frozen
 class _Memory(Generic[T]):
     value: T
     began: float

@@ -61,6 +61,7 @@ from trioworker.api.models import (
 )
 from trioworker.api.state_changes import StateChanges
 from trioworker.api.transport import retry_delay
+from trioworker.lean_attrs import frozen
 from trioworker.testing.fake_server import EPOCH, FakeServer
 from trioworker.testing.flow_run_document import flow_run_document
 from trioworker.testing.records import DeploymentRecord, Pool, Queue, Run
@@ -99,7 +100,7 @@ _NAME = re.compile(r"[^/%&><]+")
 _TEMPLATE_VARIABLE = re.compile(r"{{\s*(\w+)\s*}}")
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Call:
     """A request that reached the fake, or would have but for an outage.
 
@@ -114,7 +115,7 @@ class Call:
     arguments: Mapping[str, Any]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Heartbeat:
     """A sign of life of a worker: a heartbeat of Prefect's.
 
@@ -133,7 +134,7 @@ class Heartbeat:
     metadata: WorkerMetadata | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class LeaseRenewal:
     """A lease on a slot of a deployment's concurrency limit was renewed.
 
@@ -148,7 +149,7 @@ class LeaseRenewal:
     at: float
 
 
-@attrs.frozen
+@frozen
 class _Fault:
     error: APIError
     applied: bool = False

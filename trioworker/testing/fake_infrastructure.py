@@ -21,6 +21,7 @@ from trioworker.infrastructure.protocol import (
     Outcome,
     Running,
 )
+from trioworker.lean_attrs import frozen
 from trioworker.testing.fake_api import FakePrefectAPI
 
 _TERMINATED = -15
@@ -35,7 +36,7 @@ DEFAULT_TEMPLATE: Mapping[str, Any] = {
 }
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Script:
     """What a flow run does once it is started, and what becomes of an attempt to start it.
 
@@ -80,7 +81,7 @@ class Script:
     breaks: Exception | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Kill:
     """A call of `kill` for a flow run.
 
@@ -95,7 +96,7 @@ class Kill:
     intent: Intent | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class CalledHooks:
     """A call of the hooks that a flow has for its cancellation or its crash.
 
@@ -139,7 +140,7 @@ class Execution:
     workspace_closed_at: float | None = None
 
 
-@attrs.frozen
+@frozen
 class FakeJob:
     """What `FakeInfrastructure.prepare` makes.
 

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import attrs
 
 from trioworker.api.models import FlowRunPolicy, SetStateStatus, State, StateDetails, StateType
+from trioworker.lean_attrs import frozen
 
 # The server's default for a run that waits for a slot of its deployment's concurrency limit.
 SLOT_WAIT_SECONDS = 30
@@ -25,7 +26,7 @@ _UNPERSISTED = "unpersisted"
 _ACTIVE = frozenset({StateType.PENDING, StateType.RUNNING, StateType.CANCELLING})
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class DeploymentFacts:
     """What the rules want to know of a run's deployment.
 
@@ -40,7 +41,7 @@ class DeploymentFacts:
     cancel_new: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Situation:
     """A run and what somebody proposes for it.
 
@@ -65,7 +66,7 @@ class Situation:
     run_count: int = 0
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Verdict:
     """The answer.
 

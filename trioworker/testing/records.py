@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import attrs
 
 from trioworker.api.models import BlockDocument, Deployment, FlowRun, State, StateType, WorkPool
+from trioworker.lean_attrs import frozen
 
 
 @attrs.define(eq=False)
@@ -85,7 +86,7 @@ class Run:
         return max(0.0, ((self.public.start_time or now) - self.expected).total_seconds())
 
 
-@attrs.frozen
+@frozen
 class BlockRecord:
     """A block document and its id."""
 

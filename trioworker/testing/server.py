@@ -22,6 +22,7 @@ import httpx
 import trio
 
 from trioworker.errors import WorkerError
+from trioworker.lean_attrs import frozen
 from trioworker.settings import Settings
 from trioworker.sqlite_in_server import RELEASE_FAILED_STATEMENTS
 
@@ -51,7 +52,7 @@ class ServerStartError(WorkerError):
     """The Prefect server for the tests did not come up; the message has the end of its output."""
 
 
-@attrs.frozen
+@frozen
 class PrefectServer:
     """A real Prefect server on loopback; what the fixture `prefect_server` gives.
 

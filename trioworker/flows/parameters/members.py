@@ -10,6 +10,7 @@ from typing import Any, Final
 import attrs
 
 from trioworker.flows.parameters.errors import UnservableError
+from trioworker.lean_attrs import frozen
 
 __all__ = ["MISSING", "Member", "declared_members", "given_name", "is_record", "or_missing"]
 
@@ -17,7 +18,7 @@ __all__ = ["MISSING", "Member", "declared_members", "given_name", "is_record", "
 MISSING: Final = object()
 
 
-@attrs.frozen
+@frozen
 class Member:
     """A parameter of a function, or a field of a class.
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import attrs
 
 from trioworker.job.json_types import type_name
+from trioworker.lean_attrs import frozen
 
 __all__ = ["MisfitError", "Problem", "foreign_text", "problems_at", "shown"]
 
@@ -16,7 +17,7 @@ _VALUE_WIDTH: Final = 60
 _TEXT_WIDTH: Final = 160
 
 
-@attrs.frozen
+@frozen
 class Problem:
     """One misfit: a text of its own, or what was expected and what came instead.
 

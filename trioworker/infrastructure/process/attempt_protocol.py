@@ -16,10 +16,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
-import attrs
-
 from trioworker.api.models import State, StateType
 from trioworker.infrastructure.protocol import Intent
+from trioworker.lean_attrs import frozen
 
 _HELLO: Final = b"\x00PF"
 _HELLO_SIZE: Final = len(_HELLO) + 2
@@ -48,7 +47,7 @@ class Disposition(enum.StrEnum):
     ORCHESTRATION_ABORTED = "ORCHESTRATION_ABORTED"
 
 
-@attrs.frozen
+@frozen
 class EngineReceipt:
     """An engine's word that it has done all there is to do about its run.
 
@@ -75,7 +74,7 @@ def final_state(receipt: EngineReceipt) -> State | None:
     return State(id=receipt.state_id, type=StateType(receipt.state_type), name=receipt.state_name)
 
 
-@attrs.frozen
+@frozen
 class Hello:
     """The version and the capabilities of the protocol that one side offers or chooses."""
 
@@ -94,7 +93,7 @@ _WITH_RECEIPTS: Final = Hello(version=2, capabilities=1)
 _WITHOUT_RECEIPTS: Final = Hello(version=1, capabilities=0)
 
 
-@attrs.frozen
+@frozen
 class IntentAcknowledged:
     """The engine will act by the intent that it was told."""
 

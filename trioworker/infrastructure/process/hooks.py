@@ -17,6 +17,7 @@ from trioworker.infrastructure.process.start import Origin, machine_errors_expla
 from trioworker.infrastructure.process.supervisor import read_manifest
 from trioworker.infrastructure.process.workspace import write_private
 from trioworker.infrastructure.protocol import HookCall, InfrastructureError
+from trioworker.lean_attrs import frozen
 
 __all__ = ["HookProcess", "open_hook_process"]
 
@@ -28,7 +29,7 @@ _OF_MANIFEST: Final = Origin(
 )
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class HookProcess:
     """The process that calls the hooks, ready to be started.
 

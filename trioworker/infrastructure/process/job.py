@@ -15,6 +15,7 @@ from trioworker.infrastructure.process.start import Origin
 from trioworker.infrastructure.process.workspace import Workspace
 from trioworker.infrastructure.protocol import InfrastructureError
 from trioworker.job.json_types import type_name
+from trioworker.lean_attrs import frozen
 
 __all__ = ["PrefectModule", "ProcessConfiguration", "ProcessJob", "origin_of", "read_configuration"]
 
@@ -24,7 +25,7 @@ _FALSE: Final = {"false", "0", "no", "off", "f", "n"}
 _NOT_OPENED: Final = "this job has no workspace yet: use the job that `open_workspace` yields"
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ProcessConfiguration:
     """A job configuration in which everything is what it should be.
 
@@ -41,7 +42,7 @@ class ProcessConfiguration:
     stream_output: bool
 
 
-@attrs.frozen
+@frozen
 class PrefectModule:
     """A module of Prefect that executes a flow run, as `python -m` does.
 
@@ -58,7 +59,7 @@ class PrefectModule:
         return (python, "-m", self.name, *self.arguments)
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ProcessJob:
     """What is needed to start the process of a run.
 

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import attrs
-
 from trioworker.infrastructure.protocol import InfrastructureError, InfrastructureFullError
+from trioworker.lean_attrs import frozen
 from trioworker.process_group import ProcessGroup
 
 __all__ = ["Origin", "group_errors_explained", "machine_errors_explained", "start_process"]
@@ -46,7 +45,7 @@ def group_errors_explained() -> Iterator[None]:
         raise InfrastructureError(error.strerror or str(error)) from error
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Origin:
     """Where the parts of a command come from, as the subjects of sentences.
 

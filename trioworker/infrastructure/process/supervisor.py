@@ -22,11 +22,12 @@ from trioworker.infrastructure.process.start import machine_errors_explained
 from trioworker.infrastructure.process.workspace import Workspace, write_private
 from trioworker.infrastructure.protocol import InfrastructureError
 from trioworker.job.json_types import type_name
+from trioworker.lean_attrs import frozen
 
 __all__ = ["Manifest", "read_manifest", "supervise"]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Manifest:
     """What the supervisor says of a workspace that is ready.
 

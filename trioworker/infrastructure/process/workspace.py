@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-import attrs
 import trio
 
 from trioworker.infrastructure.process.start import machine_errors_explained
+from trioworker.lean_attrs import frozen
 
 __all__ = ["Workspace", "open_directories", "write_private"]
 
@@ -31,7 +31,7 @@ _CLEAR_UP: Final = 0.5
 """Seconds that the removal of temporary directories is waited for when a run is cut off."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Workspace:
     """The directories of a run.
 

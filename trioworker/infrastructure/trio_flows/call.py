@@ -8,41 +8,41 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-import attrs
 import trio
 
 from trioworker.infrastructure.trio_flows.current import RunInContext, run_in_context
+from trioworker.lean_attrs import frozen
 
 ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
-@attrs.frozen
+@frozen
 class Returned:
     """The function came to its end."""
 
 
-@attrs.frozen
+@frozen
 class Raised:
     """The function failed."""
 
     error: Exception
 
 
-@attrs.frozen
+@frozen
 class Broken:
     """The function raised what is no `Exception`, such as `SystemExit`: it ends this call and nothing else."""
 
     error: BaseException
 
 
-@attrs.frozen
+@frozen
 class TimedOut:
     """The time that the function was given was over; `error` is what its clean-up raised, if it did."""
 
     error: BaseException | None = None
 
 
-@attrs.frozen
+@frozen
 class Cancelled:
     """The call was cancelled; `error` is what its clean-up raised, if it did."""
 

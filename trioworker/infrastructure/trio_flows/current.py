@@ -9,9 +9,10 @@ from uuid import UUID
 import attrs
 
 from trioworker.api.models import LogLine
+from trioworker.lean_attrs import frozen
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class CurrentFlowRun:
     """The Prefect flow run that a function is being called for; got by `current_flow_run`.
 

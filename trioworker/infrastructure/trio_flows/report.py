@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import traceback
 
-import attrs
-
 from trioworker.api.models import FlowRun, LogLine, State
 from trioworker.infrastructure.trio_flows.run_logs import sendable
 from trioworker.infrastructure.trio_flows.services import Services
+from trioworker.lean_attrs import frozen
 
 _logger = logging.getLogger("trioworker.flow_runs")
 
@@ -17,7 +16,7 @@ _logger = logging.getLogger("trioworker.flow_runs")
 _ENGINE_ON_SERVER = "prefect.flow_runs"
 
 
-@attrs.frozen
+@frozen
 class RunReport:
     """Says things about one run.
 

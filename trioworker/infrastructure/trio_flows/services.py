@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
-import attrs
 import trio
 
 from trioworker.api.client import PrefectAPI
 from trioworker.api.models import Event, LogLine
 from trioworker.infrastructure.trio_flows.run_logs import RunLogHandler
+from trioworker.lean_attrs import frozen
 from trioworker.service import Rhythm
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Services:
     """What functions' runs need of their worker.
 
@@ -39,7 +39,7 @@ class Services:
     wait_stopping: Callable[[], Awaitable[None]]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Room:
     """Where the calls of one worker live.
 

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
-import attrs
 import trio
 
 from trioworker.infrastructure.process.warm.program import start
@@ -27,6 +26,7 @@ from trioworker.infrastructure.process.warm.program.messages import (
     decode,
     encode_job,
 )
+from trioworker.lean_attrs import frozen
 from trioworker.process_group import ProcessGroup
 
 __all__ = ["Forked", "RefusedError", "Template", "command_without_template"]
@@ -67,7 +67,7 @@ class RefusedError(Exception):
         self.no_template = no_template
 
 
-@attrs.frozen
+@frozen
 class Forked:
     """A child that has begun.
 

@@ -14,6 +14,7 @@ import trio
 from trioworker.infrastructure.process.warm.program.dependence import environment_at_start, matters_at_start
 from trioworker.infrastructure.process.warm.program.messages import Job, Refusal
 from trioworker.infrastructure.process.warm.template import Forked, RefusedError, Template
+from trioworker.lean_attrs import frozen
 from trioworker.process_group import ProcessGroup
 
 __all__ = ["Templates"]
@@ -38,7 +39,7 @@ _ATTEMPTS: Final = 2
 """How many templates are tried for a flow run, of which the first may have become stale, or have been killed."""
 
 
-@attrs.frozen
+@frozen
 class _Key:
     """What flow runs have to have in common to be forked from the same template.
 
