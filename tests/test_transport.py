@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import re
 import shutil
 import ssl
 import subprocess
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -56,6 +58,7 @@ from trioworker.api.transport import (
     parse_retry_after,
     retry_delay,
 )
+from trioworker.api.transport import open_transport as open_real_transport
 
 URL = "http://api.test/api"
 NO_JITTER = 0.5  # the middle of the chances, where the jitter of a back-off is nothing
@@ -1151,3 +1154,33 @@ async def test_slash_at_the_end_of_the_url_does_not_matter(
         nursery.cancel_scope.cancel()
     (passage,) = proxy.passages
     assert passage.target.startswith(("/api/work_pools/", "/api/events/"))
+
+
+@pytest.mark.process
+async def test_request_that_is_cancelled_half_way_leaves_nothing_to_the_garbage_collector() -> None:
+    """Of an async generator that was not used up Trio would say so."""
+    half_way = trio.Event()
+
+    async def read_the_beginning(stream: trio.abc.ReceiveStream) -> None:
+        while b"0" * 1000 not in await stream.receive_some():
+            pass
+        half_way.set()
+        await trio.sleep_forever()
+
+    # More than the system takes from one side for the other.
+    body = {"a": "0" * 20_000_000}
+    with warnings.catch_warnings(record=True) as told, trio.fail_after(20):
+        warnings.simplefilter("always")
+        async with trio.open_nursery() as servers:
+            listeners = await servers.start(partial(trio.serve_tcp, read_the_beginning, 0, host="127.0.0.1"))
+            url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/api"
+            async with (
+                open_real_transport(TransportConfig(url=url), Condition()) as transport,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(transport.request, "POST", "logs", body)
+                await half_way.wait()
+                nursery.cancel_scope.cancel()
+            servers.cancel_scope.cancel()
+        gc.collect()
+    assert told == []
