@@ -25,7 +25,7 @@ help:
 	@echo "make test-fast  the tests that need neither a server nor a process"
 	@echo "make parity     the same deployments run by Prefect's worker and by ours, compared (ten minutes)"
 	@echo "make parity-warm  the same by ours, started fresh and started warm, compared (a quarter of an hour)"
-	@echo "make bench      Prefect's worker and ours measured in turn: benchmarks/RESULTS.md (half an hour)"
+	@echo "make bench      Prefect's worker and ours measured in turn: benchmarks/RESULTS.md (forty minutes)"
 	@echo "make bench-quick  a first impression of that in three minutes"
 	@echo "make check      format, lint, flake8-async, strict types by mypy and pyright"
 	@echo "make format     put the code into the project's format"

@@ -42,7 +42,7 @@ class Plan:
 
 FULL = Plan(
     name="full",
-    starts=8,
+    starts=12,
     rounds=3,
     idle_seconds=30,
     singles=3,
