@@ -108,13 +108,69 @@ def test_what_a_class_has_of_its_own_is_kept() -> None:
     assert hash(Mine(1)) == 7
 
 
-def test_options_without_equality_and_text_leave_those_of_the_object() -> None:
-    @frozen(eq=False, repr=False)
-    class Plain:
+def test_subclass_without_its_own_has_those_of_its_base() -> None:
+    """As with attrs: what it adds does not count, and is not shown."""
+
+    @frozen
+    class Base:
         a: int
 
-    assert Plain(1) != Plain(1)
-    assert repr(Plain(1)).startswith("<")
+    @attrs.frozen(eq=False, repr=False)
+    class WithSecret(Base):
+        secret: str
+
+    assert repr(WithSecret(1, "s3cret")).endswith("WithSecret(a=1)")
+    assert WithSecret(1, "s3cret") == WithSecret(1, "another")
+    assert hash(WithSecret(1, "s3cret")) == hash(WithSecret(1, "another"))
+
+
+def test_different_objects_have_different_hashes() -> None:
+    assert len({hash(Lean(number, 2, 3, 4)) for number in range(10)}) == 10
+    assert hash(Lean(1, 2, 3, 4)) != hash(Own(1, 2, 3, 4))
+
+
+def test_what_is_not_equal_to_itself_counts() -> None:
+    nan = float("nan")
+    assert (Lean(nan, 2, 3, 4) == Lean(nan, 2, 3, 4)) is (Own(nan, 2, 3, 4) == Own(nan, 2, 3, 4)) is False
+
+
+def test_text_of_what_contains_itself_has_an_end() -> None:
+    inside: list[object] = []
+    lean = Lean(inside, 2, 3, 4)
+    inside.append(lean)
+    assert repr(lean) == "Lean(shown=[...], uncounted=3, masked=***, _private=None)"
+
+
+def test_equality_of_a_special_kind_is_refused() -> None:
+    class WithKey:
+        a: str = attrs.field(eq=str.lower)
+
+    class WithoutHash:
+        a: str = attrs.field(hash=False)
+
+    class OwnHash:
+        a: str
+
+        def __hash__(self) -> int:
+            return 7
+
+    class Failure(Exception):  # noqa: N818 - is none
+        a: str
+
+    for special in (WithKey, WithoutHash, OwnHash, Failure):
+        with pytest.raises(TypeError, match="equality of its own kind"):
+            frozen(special)
+
+
+def test_option_that_is_not_here_is_refused() -> None:
+    with pytest.raises(TypeError, match="order"):
+        frozen(order=True)
+
+
+def test_pytest_tells_in_which_fields_two_differ() -> None:
+    """It knows by where the equality comes from that it may compare them one by one."""
+    with pytest.raises(AssertionError, match="Differing attributes"):
+        assert Lean(1, 2, 3, 4) == Lean(2, 2, 3, 4)
 
 
 def test_fields_cannot_be_set_and_there_are_no_others() -> None:
