@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
-
-# What writing to a pipe, or to a terminal, ends in when the other end is gone.
-_NOBODY_READS = frozenset({errno.EPIPE, errno.EIO})
+from contextlib import suppress
 
 
 def main() -> None:
@@ -30,22 +29,31 @@ def main() -> None:
 
 
 def _let_go_of_unread_output() -> None:
-    """Keep the exit code, though there are last words that nobody reads, as behind `| head`.
+    """Keep the exit code though the command has left something unwritten that nobody reads, as behind `| head`.
 
-    Python would try once more to write them, and end with an exit code of its own for that.
+    Python would try once more to write it, and end with an exit code of its own for that.
     """
     for stream in (sys.stdout, sys.stderr):
-        # Of a stream that was closed before the start there is nothing.
-        if stream is None or stream.closed:
-            continue
-        try:
-            stream.flush()
-        except OSError as error:
-            # Of a full disk Python shall tell.
-            if error.errno in _NOBODY_READS:
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+        # There may be none, or something of the user's in its place that can do less.
+        with suppress(Exception):
+            try:
+                stream.flush()
+            except OSError as error:
+                if _nobody_reads(stream.fileno(), error):
+                    _lead_nowhere(stream.fileno())
+
+
+def _nobody_reads(descriptor: int, error: OSError) -> bool:
+    """Whether the other end of a pipe or of a terminal is gone. Of a disk that is full Python shall tell."""
+    if error.errno == errno.EIO:
+        return stat.S_ISCHR(os.fstat(descriptor).st_mode)
+    return error.errno == errno.EPIPE
+
+
+def _lead_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 if __name__ == "__main__":
