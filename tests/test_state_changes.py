@@ -30,6 +30,7 @@ from wsproto.connection import Connection
 from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
 from trioworker.api import state_changes
+from trioworker.api import websocket as websocket_module
 from trioworker.api.client import open_client
 from trioworker.api.condition import Condition
 from trioworker.api.errors import (
@@ -635,7 +636,12 @@ class TestLeaving:
                 pass
             await gone.wait()
 
-    async def test_server_that_does_not_answer_is_not_waited_for(self) -> None:
+    async def test_server_that_does_not_answer_is_not_waited_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Or that bound would hide that somebody waits.
+        monkeypatch.setattr(websocket_module, "_CLOSE_SECONDS", PATIENCE)
+
         async def play(peer: Peer) -> None:
             await peer.welcome()
             await trio.sleep_forever()
@@ -961,7 +967,10 @@ class TestServer:
                     with pytest.raises(APIUnavailableError):
                         await anext(changes)
 
-    async def test_leaving_takes_no_time(self, prefect_server: PrefectServer) -> None:
+    async def test_leaving_takes_no_time(
+        self, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(websocket_module, "_CLOSE_SECONDS", PATIENCE)
         async with open_client(TransportConfig(url=prefect_server.url)) as client:
             async with client.open_state_changes(POOL_ID, CANCELLING):
                 begin = time.monotonic()

@@ -8,20 +8,20 @@ import httpx
 
 
 class RequestBody(httpx.AsyncByteStream):
-    """What a request sends, if anything.
+    """What a request sends.
 
-    httpx's own is an async generator, and of one that a cancelled request has not used up Trio says so, with a
-    `ResourceWarning`.
+    httpx's own is an async generator. Of one that is not used up, as when the request is cancelled or the connection
+    breaks while it is sent, Trio tells with a `ResourceWarning`.
 
     Args:
-        content: the body; None for a request without.
+        content: the whole body.
     """
 
-    def __init__(self, content: bytes | None) -> None:
-        self._chunks = () if content is None else (content,)
+    def __init__(self, content: bytes) -> None:
+        self._content = content
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Chunks(self._chunks)
+        return _Chunks((self._content,))
 
 
 class _Chunks(AsyncIterator[bytes]):

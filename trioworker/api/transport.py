@@ -323,10 +323,9 @@ class Transport:
         request = f"GET /{path}"
         async with AsyncExitStack() as stack:
             with self._failures_explained(request):
-                upgrade = self._client.build_request("GET", path, headers=_upgrade_headers(subprotocol))
-                upgrade.stream = RequestBody(None)
-                response = await self._client.send(upgrade, stream=True)
-                stack.push_async_callback(response.aclose)
+                response = await stack.enter_async_context(
+                    self._client.stream("GET", path, headers=_upgrade_headers(subprotocol))
+                )
                 if response.status_code != 101:
                     await response.aread()
             if response.is_error:
@@ -362,7 +361,8 @@ class Transport:
                 headers=client.headers.raw + list(httpx.Headers(headers).raw),
                 extensions={"timeout": client.timeout.as_dict()},
             )
-        request.stream = RequestBody(body)
+        if body is not None:
+            request.stream = RequestBody(body)
         return request
 
     @contextmanager
