@@ -253,10 +253,11 @@ async def test_settings_are_those_of_the_process(autojump_clock: Clock, user: Us
     ("words", "complaint"),
     [
         (("--limit", "0"), "'--limit'"),
+        (("--limit", "few"), "'--limit': 'few' is not a valid whole number."),
         (("--launch-rate", "0"), "'--launch-rate'"),
         (("--launch-rate", "nan"), "'--launch-rate': nan is no number."),
         (("--prefetch-seconds", "-1"), "'--prefetch-seconds'"),
-        (("--drain-timeout", "soon"), "'--drain-timeout'"),
+        (("--drain-timeout", "soon"), "'--drain-timeout': 'soon' is not a valid number of seconds."),
         (("--drain-timeout", "nan"), "'--drain-timeout': nan is no number of seconds."),
         (("--kill-grace", "-0.1"), "'--kill-grace'"),
         (("--kill-grace", "-NaN"), "'--kill-grace': -NaN is no number of seconds."),

@@ -33,7 +33,7 @@ from trioworker.command.package_installation import EnvironmentInstaller
 from trioworker.command.signals import SignalListener
 from trioworker.command.terminal import at_terminal, confirm
 from trioworker.command.type_provision import InstallPolicy, TypeProvision, refuse_type_without_server
-from trioworker.command.usage import Command, Number, Seconds
+from trioworker.command.usage import Command, Number, Seconds, WholeNumber
 from trioworker.config import WorkerConfig, template_problem
 from trioworker.errors import ConfigurationError, sole_errors_bare
 from trioworker.infrastructure.interpreter import find_interpreter
@@ -118,7 +118,7 @@ def trioworker() -> None:
 )
 @click.option(
     "--prefetch-seconds",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     metavar="SECONDS",
     help="How far ahead of their time flow runs are taken.  [default: PREFECT_WORKER_PREFETCH_SECONDS if that is set;"
     " or else each is taken when it is due]",
@@ -133,7 +133,7 @@ def trioworker() -> None:
 @click.option(
     "-l",
     "--limit",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     metavar="N",
     help="Most flow runs at a time.  [default: any number]",
 )

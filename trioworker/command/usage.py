@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import asyncclick as click
 
@@ -21,23 +21,29 @@ class Command(click.Command):
             raise
 
 
+class WholeNumber(click.IntRange):
+    """A whole number within the limits of the base class, whose name for it nobody would say."""
+
+    name = "whole number"
+
+
 class Number(click.FloatRange):
     """A number, `inf` included, within the limits of the base class."""
 
-    what: ClassVar[str] = "number"
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read a value, as the base class does, which takes NaN for as good as any number."""
         number: float = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail(f"{value} is no {self.what}.", param, ctx)
+            self.fail(f"{value} is no {self.name}.", param, ctx)
         return number
 
 
 class Seconds(Number):
     """How long something may take: 0 or more, and `inf` for ever."""
 
-    what: ClassVar[str] = "number of seconds"
+    name = "number of seconds"
 
     def __init__(self) -> None:
         super().__init__(min=0)
