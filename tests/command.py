@@ -189,8 +189,6 @@ class Launcher:
             "TMPDIR": str(self._temporary),
             _MARK: self._mark,
         }
-        # As at most users': unbuffered, nothing would be left to write at the end.
-        self._environment.pop("PYTHONUNBUFFERED", None)
         self._commands: list[Command] = []
 
     async def __call__(

@@ -36,8 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def clean_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """An environment without any setting of Prefect's or our own, for the processes that tests start."""
-    return without_settings(environment)
+    """An environment without any setting of Prefect's or our own, for the processes that tests start.
+
+    They buffer their output as at most users': unbuffered, nothing would be left to write at the end.
+    """
+    clean = without_settings(environment)
+    clean.pop("PYTHONUNBUFFERED", None)
+    return clean
 
 
 @pytest.fixture

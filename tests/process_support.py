@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -104,3 +106,20 @@ def resident_memory() -> int:
     """Bytes of this process that are in memory. Linux only."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def descriptors(pid: int) -> list[str]:
+    """The open descriptors of a process, by what they are."""
+    found = []
+    for path in list(Path(f"/proc/{pid}/fd").iterdir()):
+        # That of this very listing is closed by now.
+        with suppress(FileNotFoundError):
+            found.append(re.sub(r"\d+", "N", str(path.readlink())))
+    return sorted(found)
+
+
+async def no_more_descriptors(template: int, before: list[str]) -> None:
+    """Wait until a template has none that it had not before: it hears no sooner than we do that a process ended."""
+    with trio.fail_after(30):
+        while Counter(descriptors(template)) - Counter(before):  # noqa: ASYNC110 - nothing tells us
+            await trio.sleep(0.01)

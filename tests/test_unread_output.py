@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import clean_environment
 
 from trioworker.__main__ import _let_go_of_unread_output
 
@@ -23,9 +23,12 @@ main()
 
 
 def exit_code(stdout: int) -> int:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
-        [sys.executable, "-c", SAYS], stdout=stdout, stderr=subprocess.DEVNULL, env=environment, check=False
+        [sys.executable, "-c", SAYS],
+        stdout=stdout,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(),
+        check=False,
     ).returncode
 
 

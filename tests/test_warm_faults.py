@@ -10,9 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,7 +22,7 @@ import pytest
 import trio
 from command import Command, Launcher, Prefect
 from conftest import clean_environment
-from process_support import RUN_ID
+from process_support import RUN_ID, descriptors, no_more_descriptors
 
 from trioworker.infrastructure.process import infrastructure as infrastructure_module
 from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
@@ -346,9 +344,7 @@ async def test_hundred_forks_have_nothing_random_in_common_and_leave_no_descript
                 for _ in range(4):
                     nursery.start_soon(dice.throw, 25)
             assert descriptors(os.getpid()) == ours
-            # It hears of the end of a process no sooner than we do.
-            while Counter(descriptors(template)) - Counter(its):  # noqa: ASYNC110 - nothing tells us
-                await trio.sleep(0.01)
+            await no_more_descriptors(template, its)
     assert descriptors(os.getpid()) == at_first
     assert caplog.text.count(f"was forked from template {template}") == 101
     own, shared = zip(*dice.thrown(), strict=True)
@@ -356,13 +352,3 @@ async def test_hundred_forks_have_nothing_random_in_common_and_leave_no_descript
         assert len({throw[what] for throw in own}) == 101, what
     # As docs/warm-start.md says.
     assert len({throw["hash"] for throw in shared}) == 1
-
-
-def descriptors(pid: int) -> list[str]:
-    """The open descriptors of a process, by what they are."""
-    found = []
-    for path in list(Path(f"/proc/{pid}/fd").iterdir()):
-        # That of this very listing is closed by now.
-        with suppress(FileNotFoundError):
-            found.append(re.sub(r"\d+", "N", str(path.readlink())))
-    return sorted(found)
