@@ -21,7 +21,7 @@ import attrs
 import pytest
 import trio
 
-from trioworker import process_group
+from trioworker import process_table
 
 # Above all that a real process can have, so that nothing could ever reach one.
 _FIRST_PID = 2**22 + 1
@@ -297,7 +297,7 @@ async def kernel(
     for name in ("killpg", "waitid", "waitpid", "pidfd_open", "getpgid"):
         monkeypatch.setattr(os, name, getattr(played, name))
     monkeypatch.setattr(subprocess, "Popen", played.popen)
-    monkeypatch.setattr(process_group, "_PROC", proc)
+    monkeypatch.setattr(process_table, "_PROC", proc)
     monkeypatch.setattr(trio.to_thread, "run_sync", _in_place)
     yield played
     played.close()

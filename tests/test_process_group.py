@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from trioworker import process_group
+from trioworker import process_group, process_table
 from trioworker.process_group import ProcessGroup
 
 pytestmark = pytest.mark.process
@@ -102,7 +102,7 @@ async def without_pidfd(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(process_group, "_kernel_tells_end", nothing_tells)
+        patch.setattr(process_group, "kernel_tells_end", nothing_tells)
         yield
 
 
@@ -205,7 +205,7 @@ async def test_a_grandchild_that_ignores_sigterm_is_killed_after_the_grace(start
     assert await one.group.terminate(0.3) == -signal.SIGTERM
     assert time.monotonic() - before >= 0.3
     assert process_group._living_member(one.group.pid) is None
-    assert not is_there(grandchild) or not process_group._lives(grandchild)
+    assert not is_there(grandchild) or not process_table.lives(grandchild)
 
 
 async def test_members_left_by_a_leader_that_ended_by_itself_are_ended_too(start: Start) -> None:
@@ -214,7 +214,7 @@ async def test_members_left_by_a_leader_that_ended_by_itself_are_ended_too(start
     assert await one.group.wait() == 3
     assert process_group._living_member(one.group.pid) == grandchild
     assert await one.group.terminate(0.05) == 3
-    assert not is_there(grandchild) or not process_group._lives(grandchild)
+    assert not is_there(grandchild) or not process_table.lives(grandchild)
 
 
 async def test_release_reaps_the_leader_and_lets_the_others_go_on(start: Start) -> None:
@@ -224,7 +224,7 @@ async def test_release_reaps_the_leader_and_lets_the_others_go_on(start: Start) 
         await one.group.wait()
         assert one.group.release() == 3
         assert not is_there(one.group.pid)
-        assert process_group._lives(grandchild)
+        assert process_table.lives(grandchild)
     finally:
         os.kill(grandchild, signal.SIGKILL)
 
@@ -245,7 +245,7 @@ async def test_a_cancelled_terminate_gives_up_the_grace_and_not_the_killing(star
         await one.group.terminate(600)
     assert scope.cancelled_caught
     assert one.group.reaped
-    assert not is_there(grandchild) or not process_group._lives(grandchild)
+    assert not is_there(grandchild) or not process_table.lives(grandchild)
 
 
 async def test_a_smaller_grace_cuts_a_terminate_under_way_short(start: Start) -> None:
@@ -301,7 +301,7 @@ async def test_works_without_pidfds(start: Start, monkeypatch: pytest.MonkeyPatc
         other = await start(PARENT.format(child=STUBBORN, rest="time.sleep(600)"))
         grandchild = int(await other.line())
         assert await other.group.terminate(0.05) == -signal.SIGTERM
-        assert not is_there(grandchild) or not process_group._lives(grandchild)
+        assert not is_there(grandchild) or not process_table.lives(grandchild)
 
 
 async def test_gets_its_environment_directory_input_and_descriptors(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import trio
 from played_kernel import PlayedKernel, PlayedProcess, ending
 from trio.testing import MockClock
 
-from trioworker import process_group
+from trioworker import process_group, process_table
 from trioworker.process_group import ProcessGroup
 
 kernel = played_kernel.kernel
@@ -246,7 +246,7 @@ async def test_without_proc_the_group_is_gone_when_nobody_answers_for_it(
     autojump_clock: MockClock, kernel: PlayedKernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As on macOS, where a zombie does not answer."""
-    monkeypatch.setattr(process_group, "_PROC", tmp_path / "missing")
+    monkeypatch.setattr(process_table, "_PROC", tmp_path / "missing")
     leader = kernel.leader()
     member = kernel.member(leader, tidies_up=4)
 
@@ -296,9 +296,9 @@ async def test_zombie_does_not_live_unless_it_has_threads_left(
     # As proc(5) has it: pid, name, state, 16 fields, threads; a name may be anything.
     stat = f"17 (a) Z 1 (b)) {state} {'0 ' * 16}{threads} 0 0\n"
     (tmp_path / "17" / "stat").write_text(stat)
-    monkeypatch.setattr(process_group, "_PROC", tmp_path)
-    assert process_group._lives(17) is lives
-    assert not process_group._lives(18)
+    monkeypatch.setattr(process_table, "_PROC", tmp_path)
+    assert process_table.lives(17) is lives
+    assert not process_table.lives(18)
 
 
 async def test_member_that_ends_while_it_is_looked_for_is_passed_over(
@@ -311,7 +311,7 @@ async def test_member_that_ends_while_it_is_looked_for_is_passed_over(
     # Listed, but gone.
     del kernel._processes[ghost.pid]
     assert process_group._living_member(leader.pid) is None
-    assert await process_group._kernel_tells_end(ghost.pid)
+    assert await process_group.kernel_tells_end(ghost.pid)
     kernel._processes[ghost.pid] = ghost
 
 

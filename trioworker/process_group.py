@@ -15,14 +15,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import IO, Final, Self
 
 import trio
 
-__all__ = ["ProcessGroup"]
+from trioworker import process_table
 
-_PROC: Final = Path("/proc")
+__all__ = ["ProcessGroup"]
 
 _AFTER_KILL: Final = 10.0
 """Seconds that the kernel has to take down what was sent SIGKILL; normally it needs milliseconds."""
@@ -225,7 +224,7 @@ class ProcessGroup:
 
     async def _leader_ended(self) -> None:
         while self._peek() is None:
-            if await _kernel_tells_end(self._pid):
+            if await kernel_tells_end(self._pid):
                 return
             await trio.sleep(_POLL)
         await trio.lowlevel.checkpoint()
@@ -237,13 +236,13 @@ class ProcessGroup:
         long as we keep it: on Linux the living ones are looked up in /proc instead.
         """
         await self._leader_ended()
-        if not _PROC.joinpath("self", "stat").exists():
+        if not process_table.is_there():
             while not self.reaped and _group_answers(self._pid):  # noqa: ASYNC110  (nothing tells us)
                 await trio.sleep(_POLL)
             return
         while not self.reaped and (member := _living_member(self._pid)) is not None:
             with trio.move_on_after(_LOOK_AGAIN):
-                if not await _kernel_tells_end(member):
+                if not await kernel_tells_end(member):
                     await trio.sleep(_POLL)
 
 
@@ -257,7 +256,7 @@ def _stolen(pid: int, error: ChildProcessError) -> ChildProcessError:
 
 if sys.platform == "linux":
 
-    async def _kernel_tells_end(pid: int) -> bool:
+    async def kernel_tells_end(pid: int) -> bool:
         """Wait until a process has ended; False at once where the kernel offers no such service."""
         try:
             # One descriptor a waiter: Trio lets a single task wait for each.
@@ -275,7 +274,7 @@ if sys.platform == "linux":
 
 else:
 
-    async def _kernel_tells_end(pid: int) -> bool:
+    async def kernel_tells_end(pid: int) -> bool:
         """Wait until a process has ended; False at once where the kernel offers no such service."""
         if not hasattr(select, "kqueue"):
             return False
@@ -297,29 +296,13 @@ else:
 
 def _living_member(group: int) -> int | None:
     """Some process of the group that lives, other than its leader, which has ended; None if none does."""
-    for entry in os.listdir(_PROC):  # noqa: PTH208  (ten times as fast as Path.iterdir)
-        if not entry.isdecimal():
-            continue
-        pid = int(entry)
+    for pid in process_table.process_ids():
         try:
-            if pid != group and os.getpgid(pid) == group and _lives(pid):
+            if pid != group and os.getpgid(pid) == group and process_table.lives(pid):
                 return pid
         except ProcessLookupError:
             continue
     return None
-
-
-def _lives(pid: int) -> bool:
-    """Whether a process is more than a zombie. Linux only."""
-    try:
-        stat = (_PROC / str(pid) / "stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    # The name, in parentheses, may contain anything, parentheses and spaces included.
-    fields = stat[stat.rindex(b")") + 1 :].split()
-    state, threads = fields[0], int(fields[17])
-    # A process whose main thread ended before the others shows as a zombie too.
-    return state not in {b"Z", b"X"} or threads > 1
 
 
 def _group_answers(group: int) -> bool:
