@@ -18,6 +18,7 @@ from trioworker.api.condition import Condition
 from trioworker.api.models import Deployment, FlowRun
 from trioworker.testing import FakeInfrastructure, FakePrefectAPI, Script
 from trioworker.testing.fake_prefect import Relay
+from trioworker.testing.memory_ledger import open_memory_ledger
 
 POOL = "pool"
 URL = "http://fake/api"
@@ -105,6 +106,7 @@ class World:
         return Surroundings(
             open_api=self._open_api,
             infrastructure=lambda _, __: self.infrastructure,
+            open_ledger=open_memory_ledger,
             now=lambda: self.api.moment(self.now + self.skew),
             chance=lambda: NO_JITTER,
         )

@@ -688,9 +688,11 @@ async def test_function_keeps_its_slot_though_the_api_refuses_to_hear_of_its_end
         await trio.sleep(300)
         assert worker.status().free == 1
         worker.shutdown()
-    finished = finish(await rest(watch))
+    finished, taken_up = [each for each in await rest(watch) if isinstance(each, RunFinished)]
     assert finished.end is RunEnd.UNSETTLED
     assert finished.at == stage.world.api.moment(cancelled_at + 500)
+    # Looked at once more before long, when the API does not refuse any more.
+    assert (taken_up.end, taken_up.state_name) == (RunEnd.EXECUTED, "Cancelled")
 
 
 async def test_worker_that_is_stopped_waits_for_no_clean_up_to_settle_what_the_api_has_refused(

@@ -29,13 +29,11 @@ from trioworker.infrastructure.process.control_channel import Conclusion, Delive
 from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure, ProcessJob
 from trioworker.infrastructure.process.workspace import Workspace
 from trioworker.infrastructure.protocol import (
-    Gone,
     HookCall,
     InfrastructureError,
     InfrastructureFullError,
     Intent,
     Outcome,
-    Running,
 )
 
 kernel = played_kernel.kernel
@@ -149,15 +147,14 @@ async def test_process_is_started_as_the_job_says_and_finds_the_control_channel(
     assert process.arguments["stdin"] == subprocess.DEVNULL
 
 
-async def test_run_is_found_by_its_process_id_for_as_long_as_it_goes_on(
-    autojump_clock: MockClock, stage: Stage
-) -> None:
+async def test_run_is_killed_by_its_process_id(autojump_clock: MockClock, stage: Stage) -> None:
     async with trio.open_nursery() as nursery:
         identifier, process = await stage.started(nursery)
         assert identifier == str(process.pid)
-        assert await stage.where.find(identifier) == Running()
-        process.end(0)
-    assert await stage.where.find(identifier) == Gone()
+        await stage.where.kill(identifier, 0)
+        assert process.status is not None
+    # Nothing of this number is in hand any more.
+    await stage.where.kill(identifier, 0)
     assert not stage.left_of(process)
 
 

@@ -27,7 +27,7 @@ from trioworker import (
 )
 from trioworker.api.errors import APIUnavailableError, RequestRefusedError
 from trioworker.api.models import FlowRun, FlowRunPolicy, StateType
-from trioworker.infrastructure.protocol import Gone, HookCall, InfrastructureError, Running
+from trioworker.infrastructure.protocol import Gone, HookCall, InfrastructureError, Running, Trace
 from trioworker.infrastructure.trio_flows.current import CurrentFlowRun, current_flow_run
 from trioworker.infrastructure.trio_flows.infrastructure import FlowJob, TrioInfrastructure
 
@@ -1484,8 +1484,8 @@ async def test_calls_are_found_by_their_place_while_they_go_on(autojump_clock: C
     async with _opened(stage, run) as (infrastructure, job):
         async with trio.open_nursery() as nursery:
             place = await nursery.start(infrastructure.run, job)
-            assert await infrastructure.find(place) == Running()
-        assert await infrastructure.find(place) == Gone()
+            assert await infrastructure.find(run.id, Trace(place)) == Running(Trace(place))
+        assert await infrastructure.find(run.id, Trace(place)) == Gone()
         # There is nothing to be killed any more, and there are no hooks to be called.
         await infrastructure.kill(place, 30)
         await infrastructure.run_hooks(job, HookCall(kind="crashed", flow_run={}, state={}))

@@ -111,7 +111,7 @@ def test_package_cannot_replace_a_kind_that_is_built_in(site: Site, tmp_path: Pa
         (
             "class Moonbase:\n type = 'moonbase'\n def __init__(*_): pass",
             f"{MODULE}:Moonbase",
-            "it makes a Moonbase, which has no configured_by_deployment, default_base_job_template, find, kill",
+            "it makes a Moonbase, which has no adopt, clear, configured_by_deployment, default_base_job_template",
         ),
         (KIND.replace('"moonbase"', '"mars"'), f"{MODULE}:Moonbase", "what it makes is of type 'mars'"),
     ],

@@ -86,6 +86,7 @@ async def assemble(
             infrastructure=infrastructure,
             registration=registration,
             worker_environment=config.settings.environment,
+            shutdown_policy=lambda: shutdown.policy,
         ),
         keeper=keeper,
         registration=registration,

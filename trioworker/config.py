@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict, get_args
 from uuid import uuid4
 
 import attrs
@@ -14,6 +14,7 @@ import attrs
 from trioworker.api.transport import TransportConfig, is_unicode
 from trioworker.errors import ConfigurationError
 from trioworker.flows.pool import TRIO_TYPE
+from trioworker.infrastructure.protocol import ShutdownPolicy
 from trioworker.lean_attrs import frozen
 from trioworker.settings import Settings, is_module_name
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # Prefect's default, in seconds.
 _PREFETCH_OF_PREFECT = 10.0
+
+_SHUTDOWN_POLICIES: Final[tuple[str, ...]] = get_args(ShutdownPolicy)
 
 # Runs in processes a second, if nobody says how many: what a machine of two cores bears, and hardly any server gives.
 _LAUNCH_RATE = 50.0
@@ -60,6 +63,8 @@ class OptionalWorkerOptions(TypedDict, total=False):
     drain_timeout: float
     kill_grace: float
     flush_timeout: float
+    on_shutdown: ShutdownPolicy
+    ledger: bool | Path
     warm_start: bool | None
     preload: Sequence[str] | None
     settings: Settings
@@ -98,6 +103,11 @@ class WorkerConfig:
         drain_timeout: seconds that runs get to end by themselves when the worker stops.
         kill_grace: seconds between SIGTERM and SIGKILL for runs that did not.
         flush_timeout: seconds to tell the API, after that, what is left to tell.
+        on_shutdown: what becomes of runs that did not end in time when the worker stops: `crash` has them ended and
+            reported as crashed, `reschedule` ended and offered to any worker, `leave` has them go on for the next
+            worker of the same name.
+        ledger: where the worker writes down what it has claimed, so that the next one can bring to its end what this
+            one leaves behind, should it be killed: a directory, True for one in `PREFECT_HOME`, False for nowhere.
         warm_start: whether the processes of runs are forked from one that has Prefect imported, where that makes no
             difference to them; None for `TRIOWORKER_WARM_START`, by default they are.
         preload: the modules that are imported there besides; None for `TRIOWORKER_PRELOAD`.
@@ -124,6 +134,8 @@ class WorkerConfig:
     drain_timeout: float = 20.0
     kill_grace: float = 5.0
     flush_timeout: float = 3.0
+    on_shutdown: ShutdownPolicy = "crash"
+    ledger: bool | Path = True
     warm_start: bool | None = None
     preload: Sequence[str] | None = None
     settings: Settings = attrs.field(factory=Settings.load, repr=False)
@@ -148,6 +160,7 @@ class WorkerConfig:
             if flag is not None and type(flag) is not bool:
                 raise ConfigurationError(f"{field} must be True, False or None, not {flag!r}.")
         self._check_numbers()
+        self._check_shutdown_policy()
         if self.base_job_template is not None and (problem := template_problem(self.base_job_template)):
             raise ConfigurationError(f"The base job template {problem}")
         if self.settings.api_url is None:
@@ -188,6 +201,23 @@ class WorkerConfig:
             if not isinstance(seconds, int | float) or not seconds >= 0:
                 raise ConfigurationError(f"{field} must be 0 seconds or more, not {seconds!r}.")
 
+    def _check_shutdown_policy(self) -> None:
+        if self.on_shutdown not in _SHUTDOWN_POLICIES:
+            policies = ", ".join(map(repr, _SHUTDOWN_POLICIES))
+            raise ConfigurationError(f"on_shutdown must be one of {policies}, not {self.on_shutdown!r}.")
+        if not isinstance(self.ledger, bool | Path):
+            raise ConfigurationError(f"ledger must be True, False or a pathlib.Path, not {self.ledger!r}.")
+        if self.on_shutdown == "leave" and self.ledger is False:
+            raise ConfigurationError(
+                "Flow runs can be left for the next worker only if it is written down which they are: leave them with"
+                " a ledger, or let them crash or be rescheduled."
+            )
+        if self.on_shutdown == "leave" and self.flows is not None:
+            raise ConfigurationError(
+                "Flow runs that are calls of functions cannot be left for the next worker, since they end with this"
+                " program: let them crash or be rescheduled."
+            )
+
     def _require_unicode(self) -> None:
         """Refuse names that no API would take: what is no text where it was typed comes as lone surrogates."""
         names = [("work pool", self.pool), ("worker", self.name), ("worker type", self.worker_type or "")]
@@ -204,6 +234,11 @@ class WorkerConfig:
     def stop_bound(self) -> float:
         """Seconds within which the worker is gone after `shutdown()`, come what may."""
         return self.drain_timeout + self.kill_grace + self.flush_timeout
+
+    @property
+    def ledger_directory(self) -> Path:
+        """The directory of all ledgers."""
+        return self.ledger if isinstance(self.ledger, Path) else self.settings.home / "trioworker" / "ledgers"
 
     @property
     def shown_api_url(self) -> str:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 
 import trio
 
+from trioworker.infrastructure.protocol import ShutdownPolicy
+
 # What the API gets to hear of a worker that leaves in a hurry; one that is well needs milliseconds.
 _ABANDONED_SECONDS = 1.0
 
@@ -28,6 +30,7 @@ class Shutdown:
         drain_timeout: seconds for runs to end by themselves.
         kill_grace: seconds between terminating and killing a run.
         flush_timeout: seconds to tell the API about it all.
+        policy: what becomes of runs that are cut off.
         on_cut_off: called once when runs begin to be ended before their time.
     """
 
@@ -37,6 +40,7 @@ class Shutdown:
         drain_timeout: float,
         kill_grace: float,
         flush_timeout: float,
+        policy: ShutdownPolicy = "crash",
         on_cut_off: Callable[[], None] = lambda: None,
     ) -> None:
         self.starting: trio.CancelScope = trio.CancelScope()
@@ -46,9 +50,11 @@ class Shutdown:
         self._drain_timeout = drain_timeout
         self._kill_grace = kill_grace
         self._flush_timeout = flush_timeout
+        self._policy: ShutdownPolicy = policy
         self._on_cut_off = on_cut_off
         self._requested = trio.Event()
         self._cut_off = False
+        self._may_leave: Callable[[], bool] = lambda: True
         self._last_deadline = math.inf
         self._unbroken: set[trio.CancelScope] = set()
 
@@ -66,6 +72,20 @@ class Shutdown:
         """Whether runs were ended before their time."""
         return self._cut_off
 
+    @property
+    def policy(self) -> ShutdownPolicy:
+        """What becomes of runs that are cut off."""
+        return "crash" if self._policy == "leave" and not self._may_leave() else self._policy
+
+    def leave_only_if(self, may_leave: Callable[[], bool]) -> None:
+        """Leave runs for the next worker only if that will know of them, whatever the policy is."""
+        self._may_leave = may_leave
+
+    def leave_none(self) -> None:
+        """Have no run left for the next worker: those that are cut off are reported as crashed then."""
+        if self._policy == "leave":
+            self._policy = "crash"
+
     def request(self) -> None:
         """Begin nothing new and let what runs end, for `drain_timeout` seconds at the most."""
         if self.requested:
@@ -82,6 +102,7 @@ class Shutdown:
 
     def abandon(self) -> None:
         """Leave a second for everything that still waits; whoever kills processes has done so before."""
+        self.leave_none()
         self.stop()
         deadline = trio.current_time() + _ABANDONED_SECONDS
         self._bring_forward(deadline)

@@ -6,10 +6,11 @@ All of it is handed in, so that a whole worker runs in a test on a clock of its 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import attrs
 import trio
@@ -20,6 +21,9 @@ from trioworker.config import WorkerConfig
 from trioworker.errors import WorkerRefusedError
 from trioworker.infrastructure.protocol import Infrastructure
 from trioworker.infrastructure.registry import BrokenKindError, available_types, make_infrastructure
+from trioworker.ledger.ledger import Ledger
+from trioworker.ledger.location import directory_name, open_ledger
+from trioworker.notices import Notify
 from trioworker.unavailable_type import UnavailableTypeError
 from trioworker.work_pool import Discovery, ProvideType, ReadPackages
 
@@ -36,6 +40,18 @@ def _installed_infrastructure(worker_type: str, config: WorkerConfig) -> Infrast
     if infrastructure is None:
         raise UnavailableTypeError(config.pool, worker_type, available_types())
     return infrastructure
+
+
+@asynccontextmanager
+async def _ledger_on_disk(
+    config: WorkerConfig, pool_id: UUID | None, notify: Notify
+) -> AsyncIterator[Ledger]:
+    if config.ledger is False:
+        yield Ledger()
+        return
+    directory = config.ledger_directory / directory_name(config.name, config.pool, pool_id)
+    async with open_ledger(directory, notify) as ledger:
+        yield ledger
 
 
 async def _nothing_provided(discovery: Discovery, _: ReadPackages) -> Discovery:
@@ -60,6 +76,7 @@ class Surroundings:
         provide_type: sees to it that the worker's type is there; awaited before `infrastructure` is called. The
             command line installs packages in it, the library nothing.
         infrastructure: makes the infrastructure of a type; raises `WorkerRefusedError` if there is none.
+        open_ledger: opens the ledger of a worker whose work pool has this id, and tells what goes wrong.
         now: the time of day, with its time zone.
         chance: random numbers from 0 to 1, for jitter.
         while_api_is_asked: called once, while the API is asked for the work pool, for what takes some time itself.
@@ -69,6 +86,9 @@ class Surroundings:
     open_api: Callable[[WorkerConfig, Condition], AbstractAsyncContextManager[PrefectAPI]] = _real_api
     provide_type: ProvideType = _nothing_provided
     infrastructure: Callable[[str, WorkerConfig], Infrastructure[Any]] = _installed_infrastructure
+    open_ledger: Callable[[WorkerConfig, UUID | None, Notify], AbstractAsyncContextManager[Ledger]] = (
+        _ledger_on_disk
+    )
     now: Callable[[], datetime] = _utc_now
     chance: Callable[[], float] = random.random
     while_api_is_asked: Callable[[], None] = _nothing

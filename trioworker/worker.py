@@ -3,20 +3,21 @@
 ```
 outbox          the emitter; flushed last
 └─ upkeep       health server, heartbeat, cancellation poll, listener
-   └─ runs      one child for each flow run in hand
+   └─ runs      one child for each flow run in hand; those of earlier workers come first
       └─ intake the poller; started last, cancelled first
 ```
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
+import attrs
 import trio
 
 from trioworker import events
@@ -37,6 +38,7 @@ from trioworker.listener import keep_listening
 from trioworker.notices import Notice, Notify, count_runs, log_notice
 from trioworker.observation import LARGEST_BACKLOG, Observation, Watch, WorkerPhase, WorkerStatus, run_status
 from trioworker.outbox import open_outbox
+from trioworker.reconciliation import Reconciliation
 from trioworker.runs.active import ActiveRuns
 from trioworker.runs.flow_run import FlowRunner
 from trioworker.server_clock import ServerClock
@@ -47,6 +49,9 @@ from trioworker.surroundings import Surroundings
 
 # How soon something that must be done is tried again, to begin with.
 _PATIENCE_SECONDS = 1.0
+
+# Seconds between two looks for what workers have left behind that are gone.
+_LEDGER_SECONDS = 60.0
 
 # How long the first poll may take, before all that comes after it does not wait for it any more.
 _FIRST_LOOK_SECONDS = 2.0
@@ -84,12 +89,14 @@ class Worker:
         self._gave_up: GaveUpError | None = None
         self._api: PrefectAPI | None = None
         self._intake: Intake | None = None
+        self._reconciliation: Reconciliation | None = None
         self._running = False
         self._ready = False
         self._shutdown = Shutdown(
             drain_timeout=config.drain_timeout,
             kill_grace=config.kill_grace,
             flush_timeout=config.flush_timeout,
+            policy=config.on_shutdown,
             on_cut_off=self._say_cut_off,
         )
 
@@ -116,7 +123,7 @@ class Worker:
     @property
     def cut_off(self) -> bool:
         """Whether it had to end flow runs before their time."""
-        return self._shutdown.cut_off
+        return self._shutdown.cut_off and self._shutdown.policy != "leave"
 
     def status(self) -> WorkerStatus:
         """What it is doing now. To be asked at any time, in the thread that Trio runs in."""
@@ -250,13 +257,16 @@ class Worker:
                     on_heartbeat=MissingPoolAlarm(heartbeat_due),
                 ) as outbox,
                 trio.open_nursery() as upkeep,
+                AsyncExitStack() as stack,
             ):
                 self._api = api
                 with self._shutdown.starting:
                     health = await self._open_health(upkeep, condition)
                     upkeep.start_soon(self._give_up_when_lost, condition)
                     upkeep.start_soon(
-                        _wake_when_back, condition, (heartbeat_due, poll_due, cancellations_due)
+                        _wake_when_back,
+                        condition,
+                        (heartbeat_due, poll_due, cancellations_due, self._retry_ledger),
                     )
                     runner = await assemble(
                         api,
@@ -283,6 +293,12 @@ class Worker:
                     )
                     if self._config.run_once:
                         await self._tell_of_paused_queues(api)
+                    opening = self._surroundings.open_ledger(
+                        self._config, runner.keeper.pool_id(), self._notify
+                    )
+                    ledger = await stack.enter_async_context(opening)
+                    self._shutdown.leave_only_if(lambda: ledger.lasts)
+                    runner = attrs.evolve(runner, ledger=ledger)
                     self._intake = self._make_intake(runner, health, heartbeat_due, poll_due)
                     upkeep.start_soon(self._look_out, self._intake, poll_due, cancellations_due)
                 if self._intake is None or self._shutdown.requested:
@@ -297,11 +313,15 @@ class Worker:
 
     async def _serve(self, intake: Intake, task_status: trio.TaskStatus[None]) -> None:
         """The inner rooms: what runs share, the runs, and the intake that fills it."""
+        self._reconciliation = reconciliation = Reconciliation(
+            runner=intake.runner, notify=self._notify, look_for=intake.say_scheduled
+        )
         async with intake.runner.infrastructure.open():
             with self._shutdown.runs:
                 async with trio.open_nursery() as lookout:
                     lookout.start_soon(self._notice_cut_off)
                     async with trio.open_nursery() as runs:
+                        await reconciliation.look(runs)
                         with self._shutdown.intake:
                             async with trio.open_nursery() as polling:
                                 self._ready = True
@@ -311,9 +331,14 @@ class Worker:
                                     await patiently(poll, intake.rhythm, intake.api.condition)
                                 else:
                                     await polling.start(intake.keep_polling, runs)
+                                    await reconciliation.keep_looking(runs, self._rhythm(_LEDGER_SECONDS))
                         self._observation.intake_over()
                         intake.health.draining()
                     lookout.cancel_scope.cancel()
+
+    def _retry_ledger(self) -> None:
+        if self._reconciliation is not None:
+            self._reconciliation.connection_is_back()
 
     async def _notice_cut_off(self) -> None:
         """Start the clock of the last deadline as soon as runs are cancelled, for whatever reason that is."""
@@ -430,6 +455,10 @@ class Worker:
             self._notify(Notice(message, warning=True))
 
     def _say_cut_off(self) -> None:
+        if self._shutdown.policy == "leave":
+            message = f"Leaving {count_runs(self.runs_in_hand)} to the next worker of this name."
+            self._notify(Notice(message, warning=True))
+            return
         runs, grace = count_runs(self.runs_in_hand), f"{self._config.kill_grace:g} s"
         if self._config.flows is None:
             message = f"Stopping {runs} now: SIGTERM, and SIGKILL after {grace}."
@@ -438,7 +467,7 @@ class Worker:
         self._notify(Notice(message, warning=True))
 
 
-async def _wake_when_back(condition: Condition, sleepers: Iterable[WakeUp]) -> None:
+async def _wake_when_back(condition: Condition, sleepers: Iterable[Callable[[], None]]) -> None:
     """End the back-off of loops when any of them finds that the API is back."""
     while True:
         await condition.wait_lost()

@@ -102,7 +102,7 @@ def every_phase_and_every_end(phase: WorkerPhase, end: RunEnd) -> tuple[str, boo
     match end:
         case RunEnd.EXECUTED | RunEnd.NOT_STARTED | RunEnd.GIVEN_BACK:
             return word, True
-        case RunEnd.LOST | RunEnd.CUT_OFF | RunEnd.UNSETTLED:
+        case RunEnd.LOST | RunEnd.CUT_OFF | RunEnd.LEFT | RunEnd.UNSETTLED:
             return word, False
 
 

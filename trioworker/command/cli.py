@@ -37,6 +37,7 @@ from trioworker.command.usage import Command, Number, Seconds, WholeNumber
 from trioworker.config import WorkerConfig, template_problem
 from trioworker.errors import ConfigurationError, sole_errors_bare
 from trioworker.infrastructure.interpreter import find_interpreter
+from trioworker.infrastructure.protocol import ShutdownPolicy
 from trioworker.lean_attrs import frozen
 from trioworker.logs.configuration import configure_logging
 from trioworker.notices import Notice
@@ -191,6 +192,22 @@ def trioworker() -> None:
     help="Time between SIGTERM and SIGKILL for flow runs that are cut off.  [default: 5]",
 )
 @click.option(
+    "--on-shutdown",
+    type=click.Choice(get_args(ShutdownPolicy)),
+    default="crash",
+    show_default=True,
+    help="What becomes of flow runs that are cut off: reported as crashed, offered to any worker again, or left"
+    " running for the next worker of this name.",
+)
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIRECTORY",
+    help="Where to write down which flow runs are in hand, for the next worker should this one be killed."
+    "  [default: trioworker/ledgers in PREFECT_HOME]",
+)
+@click.option("--no-ledger", is_flag=True, help="Do not write that down.")
+@click.option(
     "--warm-start/--no-warm-start",
     default=None,
     help="Whether flow runs start from a process that has Prefect imported.  [default: warm]",
@@ -216,6 +233,8 @@ async def start(
     local_server: bool,
     install_policy: InstallPolicy,
     log_format: str | None,
+    ledger: Path | None,
+    no_ledger: bool,
     **options: Any,
 ) -> None:
     """Start a worker that polls a work pool for flow runs."""
@@ -225,6 +244,7 @@ async def start(
         _begin_to_log(settings, log_format or settings.log_format, output)
         if name is not None:
             options["name"] = name
+        options["ledger"] = _ledger(ledger, none=no_ledger)
         if base_job_template is not None:
             options["base_job_template"] = _read_template(base_job_template)
         if flows is not None:
@@ -257,6 +277,14 @@ async def start(
 
 
 trioworker.add_command(deploy)
+
+
+def _ledger(directory: Path | None, *, none: bool) -> bool | Path:
+    if none and directory is not None:
+        raise ConfigurationError(
+            "--ledger says where, and --no-ledger that there is to be none: give one of them."
+        )
+    return not none if directory is None else directory.absolute()
 
 
 def _begin_to_log(settings: Settings, log_format: str, output: CommandOutput) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 from uuid import UUID
@@ -22,6 +22,39 @@ class InfrastructureFullError(InfrastructureError):
     """There is no room for the run just now; it may well be started later, or by another worker."""
 
 
+@frozen
+class Trace:
+    """By which what was started for a run can be found later, by another worker.
+
+    Attributes:
+        identifier: where the run runs, as Prefect is told; None if it is about to be started, and may have been.
+        details: what a kind of infrastructure has to know besides, in a form of its own. No secrets: it is written
+            to a file.
+    """
+
+    identifier: str | None
+    details: str = ""
+
+
+# Takes a trace down before the next step is taken.
+NoteTrace = Callable[[Trace], Awaitable[None]]
+
+
+async def note_nothing(trace: Trace) -> None:  # noqa: ARG001 - see `NoteTrace`
+    """Take no trace down."""
+    await trio.lowlevel.checkpoint()
+
+
+# What becomes of runs that the worker's own end cuts off: they are reported as crashed, offered to any worker once
+# they have ended, or left running for the worker that comes next.
+ShutdownPolicy = Literal["crash", "reschedule", "leave"]
+
+
+def always_crash() -> ShutdownPolicy:
+    """What becomes of runs that are cut off unless somebody says otherwise."""
+    return "crash"
+
+
 @frozen(kw_only=True)
 class Assignment:
     """A flow run as the infrastructure gets it.
@@ -36,6 +69,9 @@ class Assignment:
         environment: what the worker adds to the environment of the run.
         transition_ids: of every state that was proposed for the run; a kind that speaks for itself adds its own, by
             which the worker knows them.
+        note_trace: awaited right before something is started that outlives the worker, and again as soon as there is
+            an identifier, before it is told to anybody else.
+        shutdown_policy: what to do about the run if `run` is cancelled, asked for at that moment.
     """
 
     flow_run: FlowRun
@@ -45,6 +81,8 @@ class Assignment:
     configuration: Mapping[str, Any] = attrs.field(repr=False)
     environment: Mapping[str, str] = attrs.field(repr=False)
     transition_ids: set[UUID] = attrs.field(factory=set, repr=False)
+    note_trace: NoteTrace = attrs.field(default=note_nothing, repr=False)
+    shutdown_policy: Callable[[], ShutdownPolicy] = attrs.field(default=always_crash, repr=False)
 
     @property
     def flow_run_id(self) -> UUID:
@@ -96,12 +134,29 @@ class HookCall:
 
 @frozen
 class Running:
-    """A run was found where it is said to be."""
+    """What was started for a run goes on.
+
+    Attributes:
+        trace: by which that was found, with what was not known of it before.
+    """
+
+    trace: Trace
 
 
 @frozen
 class Gone:
-    """A run is not (or no longer) where it is said to be."""
+    """Nothing of a run goes on."""
+
+
+@frozen
+class Unknown:
+    """Nobody here can tell whether anything of a run goes on; it may be on another machine.
+
+    Attributes:
+        reason: why, as the part of a sentence after "because".
+    """
+
+    reason: str
 
 
 JobT = TypeVar("JobT")
@@ -159,7 +214,8 @@ class Infrastructure(Protocol[JobT]):
     ) -> Outcome:
         """Start the job, report its identifier through `task_status`, and return how it ended.
 
-        Cancelled, it ends the run with everything that the run has started, and leaves nothing behind.
+        Cancelled, it ends the run with everything that the run has started, and leaves nothing behind; unless the
+        assignment's shutdown policy is to leave it, which a kind whose runs end with the worker need not heed.
 
         Raises:
             InfrastructureFullError: it cannot be started just now.
@@ -194,6 +250,31 @@ class Infrastructure(Protocol[JobT]):
         """Kill every run at once, without waiting for anything."""
         ...
 
-    async def find(self, identifier: str) -> Running | Gone:
-        """Whether a run still runs, asked after a restart of the worker."""
+    async def find(self, flow_run_id: UUID, trace: Trace) -> Running | Gone | Unknown:
+        """Whether anything goes on of a run that an earlier worker has started, which is gone."""
+        ...
+
+    def open_remains(self, flow_run_id: UUID, trace: Trace) -> AbstractAsyncContextManager[JobT]:
+        """Keep what an earlier worker has left of a run's workspace; removed with the end of the block.
+
+        Yields what may be given to `adopt` and `run_hooks`.
+        """
+        ...
+
+    async def adopt(self, job: JobT, trace: Trace, *, shutdown_policy: Callable[[], ShutdownPolicy]) -> None:
+        """Watch a run that an earlier worker has started; returns when it has ended. How it ended, nobody knows.
+
+        Meanwhile `kill` knows the run. Cancelled, it does as `run`.
+
+        Raises:
+            InfrastructureError: it cannot be watched, or does not end; the message says why.
+        """
+        ...
+
+    async def clear(self, trace: Trace) -> None:
+        """End what is left of a run that an earlier worker has started and that has ended itself.
+
+        Raises:
+            InfrastructureError: something may be left; the message says why.
+        """
         ...

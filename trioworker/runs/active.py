@@ -13,6 +13,8 @@ import trio
 
 from trioworker.api.models import FlowRun, State
 from trioworker.lean_attrs import frozen
+from trioworker.ledger.ledger import Ledger
+from trioworker.runs.record import RunRecord
 
 
 class RunEnd(enum.StrEnum):
@@ -24,6 +26,7 @@ class RunEnd(enum.StrEnum):
         GIVEN_BACK: it was offered again to any worker, before anything was started for it.
         LOST: it has turned out to be another worker's, or was ended or deleted by somebody.
         CUT_OFF: the worker's own end came before that of the run, and the run's state says so.
+        LEFT: it goes on without this worker, for the one that comes next.
         UNSETTLED: its state is what it was, though it should not be: the API refused to hear of it, did not answer in
             time, or there is a bug.
     """
@@ -33,6 +36,7 @@ class RunEnd(enum.StrEnum):
     GIVEN_BACK = "given back"
     LOST = "lost"
     CUT_OFF = "cut off"
+    LEFT = "left"
     UNSETTLED = "unsettled"
 
 
@@ -94,8 +98,9 @@ class ActiveRun:
         identifier: where it runs, once it does.
         state: as the API last showed it.
         ending: how it ended, once that is known.
-        transition_ids: of every state that this worker proposed for it.
+        transition_ids: of every state that this worker proposed for it, or the one whose run it has taken over.
         cancel_requested: set when somebody wants it cancelled.
+        record: what the ledger knows of it.
     """
 
     flow_run: FlowRun
@@ -111,6 +116,14 @@ class ActiveRun:
     ending: Ending | None = None
     transition_ids: set[UUID] = attrs.field(factory=set)
     cancel_requested: trio.Event = attrs.field(factory=trio.Event)
+    record: RunRecord = attrs.field(
+        default=attrs.Factory(lambda self: RunRecord(Ledger(), self.flow_run, ""), takes_self=True)
+    )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing left to do about it, for this worker or the next."""
+        return self.ending is not None and self.ending.how not in {RunEnd.LEFT, RunEnd.UNSETTLED}
 
     def has_proposed(self, state: State | None) -> bool:
         """Whether a state is one that this worker proposed."""

@@ -89,6 +89,26 @@ def conclude(  # noqa: PLR0911 - a table, one row a return
             return Propose((cancelled() if cancel_requested else crashed(ended),))
 
 
+def reschedule(conclusion: Conclusion, flow_run: FlowRun, *, ended: str, now: datetime) -> Conclusion:
+    """Have a run tried again in place of its crash, be that to be reported yet or reported by the run's engine.
+
+    Args:
+        conclusion: what `conclude` has decided.
+        flow_run: the run as the server has it now.
+        ended: how it ended, as a sentence for the state's message.
+        now: the time of day.
+    """
+    retry = awaiting_retry(ended, now)
+    match conclusion:
+        case Leave() if flow_run.state is not None and flow_run.state.type is StateType.CRASHED:
+            return Propose((retry,), handed_on=flow_run.state)
+        case Propose(states=(only,), handed_on=None) if only.type is StateType.CRASHED:
+            # Of a run that once has waited for a retry itself, only an end takes that intention away.
+            waits_itself = flow_run.empirical_policy.retry_type == "in_process"
+            return Propose((only, retry) if waits_itself else (retry,), handed_on=flow_run.state)
+    return conclusion
+
+
 def submitting() -> ProposedState:
     """A run that a worker has prepared and is about to start."""
     return ProposedState(type=StateType.PENDING, name="Submitting")

@@ -28,13 +28,17 @@ from trioworker.infrastructure.protocol import (
     Outcome,
 )
 from trioworker.job.template import JobTemplateError
+from trioworker.ledger.ledger import Ledger
 from trioworker.outbox import Outbox
 from trioworker.registration import Registration
 from trioworker.runs.active import ActiveRun, ActiveRuns, RunEnd
+from trioworker.runs.boundary import NotOursError, failure_boundary
 from trioworker.runs.claim import Cancelling, Granted, Late, Lost, is_proved, judge_claim, judge_refusal
 from trioworker.runs.conclusion import cancelled, scheduled
+from trioworker.runs.cut_off import CutOff
 from trioworker.runs.log import RunLog
 from trioworker.runs.preparation import Preparation, PreparedRun
+from trioworker.runs.record import RunRecord
 from trioworker.runs.requests import STRIKES, DeploymentGoneError, RunRequests
 from trioworker.runs.settlement import Hooks, Settlement
 from trioworker.runs.submissions import Submissions
@@ -54,10 +58,6 @@ _PROOF_GOOD_FOR = 10.0
 _NEVER_BEGAN = "Flow run was cancelled before it began."
 
 
-class _NotOurs(Exception):  # noqa: N818 - not an error: the run goes to somebody else, or nowhere
-    """The server did not give us the run."""
-
-
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FlowRunner:
     """Lives the life of any run that it is given.
@@ -74,6 +74,7 @@ class FlowRunner:
         shutdown: tells how long there is to speak for a run that is cut off.
         patience: the delays between attempts while the API is away.
         now: the time of day.
+        ledger: takes down what is claimed.
         submissions: tell the server which runs are about to be started.
     """
 
@@ -88,6 +89,7 @@ class FlowRunner:
     shutdown: Shutdown
     patience: Rhythm
     now: Callable[[], datetime]
+    ledger: Ledger = attrs.field(factory=Ledger)
     submissions: Submissions = attrs.field(
         default=attrs.Factory(lambda self: Submissions(self.api), takes_self=True), init=False
     )
@@ -117,20 +119,32 @@ class FlowRunner:
         """
         run_log = RunLog(flow_run, self.outbox if self.logs_to_api else None, self.now)
         with self.active.hold(flow_run, found_at) as active:
+            active.record = RunRecord(self.ledger, flow_run, self.worker.name)
             task_status.started()
             requests = RunRequests(self.api, active, self.patience, run_log)
             settlement = Settlement(
                 active, requests, run_log, self.infrastructure.speaks_for_itself, self.now
             )
-            life = _Life(self, active, run_log, requests, settlement)
-            cut_off = True
+            cut_off = CutOff(
+                active, run_log, settlement, self.infrastructure, self.shutdown, self.worker.name
+            )
+            life = _Life(self, active, run_log, requests, settlement, cut_off)
+            ended = False
             try:
                 await life.live()
-                cut_off = False
+                ended = True
             finally:
-                if cut_off:
-                    await life.have_last_words()  # noqa: ASYNC102 - shielded and bounded in there
+                if not ended:
+                    # Shields itself, and is bounded.
+                    await life.cut_off.have_last_words(life.conclude_cut_off)  # noqa: ASYNC102
+                await self.close_record(active)  # noqa: ASYNC102 - shielded and bounded in there
         return active
+
+    async def close_record(self, active: ActiveRun) -> None:
+        """Strike a run out of the ledger, if there is nothing left to do about it."""
+        if active.is_settled:
+            with self.shutdown.unbroken():
+                await active.record.strike_out()
 
 
 @attrs.define(eq=False, repr=False)
@@ -171,6 +185,7 @@ class _Life:
     run_log: RunLog
     requests: RunRequests
     settlement: Settlement
+    cut_off: CutOff
     # One state for all attempts to claim: its transition id tells a repetition from somebody else's claim.
     claim: ProposedState = attrs.field(factory=lambda: ProposedState(type=StateType.PENDING, name="Pending"))
     claim_sent_at: float | None = None
@@ -188,23 +203,13 @@ class _Life:
 
     async def live(self) -> None:
         """From claim to conclusion; no error leaves it."""
-        try:
+        with failure_boundary(self.active, self.run_log, lost="Aborted submission of"):
             await self._claim()
             await self._see_to_its_end(await self._prepare())
-        except _NotOurs as reason:
-            self.active.note_end(RunEnd.LOST, str(reason))
-            self.run_log.info(f"Aborted submission of flow run '{self.flow_run.id}': {reason}")
-        except APIError as error:
-            # Refused for good: there is no way left to speak for this run.
-            self.active.note_end(RunEnd.UNSETTLED, str(error))
-            self.run_log.alarm(f"Flow run '{self.flow_run.name}' is left as it is: {error}")
-        except Exception as error:
-            self.active.note_end(RunEnd.UNSETTLED, f"{type(error).__name__}: {error}")
-            _logger.exception("Flow run %r is left as it is, because of a bug", self.flow_run.name)
 
     async def _claim(self) -> None:
         if self.runner.shutdown.requested:
-            raise _NotOurs("the worker was told to stop before it had claimed it")
+            raise NotOursError("the worker was told to stop before it had claimed it")
         self.run_log.info(f"Worker '{self.runner.worker.name}' submitting flow run '{self.flow_run.id}'")
         if (introduction := self.runner.registration.introduction) is not None:
             self.run_log.info(introduction)
@@ -224,13 +229,13 @@ class _Life:
         reason = result.details.reason or "no reason given"
         if result.status is SetStateStatus.ABORT:
             await self._cancel_if_deployment_is_gone()
-            raise _NotOurs(reason)
+            raise NotOursError(reason)
         state = result.state
         if state is None or state.type is not StateType.PENDING:
             if result.status is SetStateStatus.REJECT and state is not None:
                 await self._undo_refusal(state)
             label = "no state" if state is None else f"state {state.label}"
-            raise _NotOurs(f"the server answered with {label}: {reason}")
+            raise NotOursError(f"the server answered with {label}: {reason}")
         self.claim_proved = is_proved(self.claim, result, self.flow_run)
 
     async def _undo_refusal(self, refused_as: State) -> None:
@@ -249,7 +254,7 @@ class _Life:
         left_as = late.left_as
         if current.state is not None and is_ours(current.state):
             await self.requests.propose(ProposedState.again(left_as), force=left_as.type.is_final)
-        raise _NotOurs(f"somebody else has run it, and left it {left_as.label}")
+        raise NotOursError(f"somebody else has run it, and left it {left_as.label}")
 
     async def _cancel_if_deployment_is_gone(self) -> None:
         """Make an end of a run that waits for ever, since the server lets nobody claim it."""
@@ -275,10 +280,10 @@ class _Life:
         """See to it that nobody else has run, or is about to run, what we have claimed."""
         history = await self.requests.history()
         if not history:
-            raise _NotOurs("somebody has deleted it")
+            raise NotOursError("somebody has deleted it")
         match judge_claim(history, self.active.transition_ids, self.flow_run.state_id):
             case Lost():
-                raise _NotOurs("somebody else has claimed or ended it")
+                raise NotOursError("somebody else has claimed or ended it")
             case Cancelling():
                 self.active.note_claim()
                 self.active.cancel_requested.set()
@@ -305,7 +310,7 @@ class _Life:
         if isinstance(prepared, DeploymentGoneError):
             await self.requests.report(cancelled(str(prepared)))
             self.active.note_end(RunEnd.NOT_STARTED, str(prepared))
-            raise _NotOurs(str(prepared))
+            raise NotOursError(str(prepared))
         if isinstance(prepared, Exception) and not self.cancelling:
             await self._settle_unstarted(self._explain(prepared))
         elif isinstance(prepared, PreparedRun) and not self.cancelling:
@@ -364,7 +369,7 @@ class _Life:
         try:
             result = await self.runner.submissions.propose(self.requests)
         except ObjectNotFoundError as error:
-            raise _NotOurs("somebody has deleted it") from error
+            raise NotOursError("somebody has deleted it") from error
         if result.status is not SetStateStatus.ACCEPT:
             # Something has happened to the run meanwhile, and its history knows what.
             await self._make_sure_of_claim()
@@ -410,6 +415,7 @@ class _Life:
                 # Not before: a run that could not be started goes to another worker, with that one's labels.
                 self._label(execution.prepared)
                 self.run_log.info(f"Flow run '{self.flow_run.name}' submitted to infrastructure")
+                watchers.start_soon(self.active.record.note_start, identifier)
                 watchers.start_soon(self._kill_when_cancelled, identifier)
                 if not infrastructure.speaks_for_itself:
                     watchers.start_soon(self.requests.report_place, identifier)
@@ -453,6 +459,8 @@ class _Life:
         """Settle the run, unless its infrastructure knows that it has ended, or was left to other workers."""
         state = outcome.state
         if state is None or not (state.type.is_final or state.type is StateType.SCHEDULED):
+            # If the API cannot be told just now, whoever comes after this worker shall know.
+            await self.active.record.note_end(outcome.message)
             return await self.settlement.settle(outcome.message, hooks)
         if state.type is StateType.CRASHED and self.cancelling:
             # An engine that was terminated without word of the cancellation calls that a crash.
@@ -476,27 +484,8 @@ class _Life:
         )
         self.runner.outbox.event(executed)
 
-    async def have_last_words(self) -> None:
-        """Speak for a run that the worker's end has interrupted; its process is gone by now."""
-        with self.runner.shutdown.last_words() as scope:
-            try:
-                await self._conclude_cut_off()
-            except _NotOurs as reason:
-                self.active.note_end(RunEnd.LOST, str(reason))
-                self.run_log.info(f"Left flow run '{self.flow_run.id}': {reason}")
-            except APIError as error:
-                self.active.note_end(RunEnd.UNSETTLED, str(error))
-                self.run_log.alarm(f"Flow run '{self.flow_run.name}' is left as it is: {error}")
-            except Exception as error:
-                self.active.note_end(RunEnd.UNSETTLED, f"{type(error).__name__}: {error}")
-                _logger.exception("Flow run %r is left as it is, because of a bug", self.flow_run.name)
-        if scope.cancelled_caught:
-            self.active.note_end(RunEnd.UNSETTLED, "the API did not answer in time")
-            self.run_log.alarm(
-                f"Flow run '{self.flow_run.name}' is left as it is: the API did not answer in time"
-            )
-
-    async def _conclude_cut_off(self) -> None:
+    async def conclude_cut_off(self) -> None:
+        """Speak for a run that the worker's end has interrupted; its process is gone by now, unless it is left."""
         if self.claim_sent_at is None:
             return
         if self.active.identifier is None:
@@ -504,9 +493,7 @@ class _Life:
             await self._give_back("the worker was stopped")
         execution = self.execution
         if execution is None or execution.outcome is None:
-            reason = f"Worker '{self.runner.worker.name}' was stopped before the flow run had ended."
-            await self.settlement.settle(reason)
-            self.active.note_end(RunEnd.CUT_OFF, reason)
+            await self.cut_off.conclude()
         else:
             await self._settle(execution.outcome)
             self._note_outcome(execution, execution.outcome)
@@ -519,7 +506,7 @@ class _Life:
         """Offer a run that was claimed, but has not begun, to any worker.
 
         Raises:
-            _NotOurs: always; from now on it is not.
+            NotOursError: always; from now on it is not.
         """
         if self.cancelling:
             await self._settle_unstarted(_NEVER_BEGAN)
@@ -530,4 +517,4 @@ class _Life:
             if not await self.requests.report(scheduled(reason, due)):
                 await self._settle_unstarted(reason)
             self.active.note_end(RunEnd.GIVEN_BACK, reason)
-        raise _NotOurs(f"given back, because {why}")
+        raise NotOursError(f"given back, because {why}")

@@ -15,7 +15,13 @@ from trioworker.api.errors import APIError
 from trioworker.api.models import Deployment, Flow, FlowRun, WorkPool
 from trioworker.api.transport import PREFECT_VERSION
 from trioworker.events import RunFacts
-from trioworker.infrastructure.protocol import Assignment, Infrastructure, InfrastructureError
+from trioworker.infrastructure.protocol import (
+    Assignment,
+    Infrastructure,
+    InfrastructureError,
+    ShutdownPolicy,
+    always_crash,
+)
 from trioworker.job.attribution import job_labels, render_name
 from trioworker.job.configuration import resolve_job_configuration
 from trioworker.job.template import merge_job_variables
@@ -52,11 +58,13 @@ class Preparation:
         infrastructure: will execute them.
         registration: how the worker that took them is known.
         worker_environment: the environment that job templates may refer to.
+        shutdown_policy: what becomes of runs that the worker's end cuts off, asked for at that moment.
     """
 
     infrastructure: Infrastructure[Any]
     registration: Registration
     worker_environment: Mapping[str, str] = attrs.field(repr=False)
+    shutdown_policy: Callable[[], ShutdownPolicy] = always_crash
     _deployments: SharedReads[Deployment] = attrs.field(factory=SharedReads, init=False)
     _flows: SharedReads[Flow] = attrs.field(factory=SharedReads, init=False)
 
@@ -124,6 +132,8 @@ class Preparation:
             configuration=configuration,
             environment=self._environment(facts),
             transition_ids=requests.active.transition_ids,
+            note_trace=requests.active.record.note_trace,
+            shutdown_policy=self.shutdown_policy,
         )
         return PreparedRun(job=self.infrastructure.prepare(assignment), facts=facts, pool=pool)
 

@@ -148,6 +148,7 @@ class RunRequests:
     ) -> OrchestrationResult:
         """Propose a state until the server has an answer that is not "wait"."""
         self.active.transition_ids.add(state.transition_id)
+        await self.active.record.propose(state.transition_id)
         if state.hands_on:
             action = HandingOn(self.api, self._flow_run.id, state, self._is_ours).attempt
         else:

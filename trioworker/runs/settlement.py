@@ -13,8 +13,9 @@ import trio
 from trioworker.api.errors import APIError, ObjectNotFoundError
 from trioworker.api.models import StateType
 from trioworker.infrastructure.protocol import HookCall, Infrastructure, InfrastructureError
+from trioworker.ledger.entry import Fate
 from trioworker.runs.active import ActiveRun
-from trioworker.runs.conclusion import Leave, Propose, conclude
+from trioworker.runs.conclusion import Leave, Propose, conclude, reschedule
 from trioworker.runs.log import RunLog
 from trioworker.runs.requests import RunRequests
 
@@ -87,12 +88,15 @@ class Settlement:
     knows_running: bool
     now: Callable[[], datetime]
 
-    async def settle(self, ended: str, hooks: Hooks | None = None) -> StateType | None:
+    async def settle(
+        self, ended: str, hooks: Hooks | None = None, *, fate: Fate | None = None
+    ) -> StateType | None:
         """Settle the run, if it is not already.
 
         Args:
             ended: how it ended, as a sentence for its state.
             hooks: the hooks of its flow; None if they are not to be called.
+            fate: what is to become of it; None to go by the state that the server has.
 
         Returns:
             The type of the state that was reported for it; None if there was none to report.
@@ -100,7 +104,7 @@ class Settlement:
         # Of a run that was executed, its state tells enough.
         write = self.run_log.info if hooks is None else self.run_log.note
         for _ in range(_LOOKS):
-            conclusion = await self._conclude(ended)
+            conclusion = await self._conclude(ended, fate)
             if isinstance(conclusion, Leave):
                 self.run_log.debug(f"Flow run '{self.active.flow_run.name}': {conclusion.reason}")
                 return None
@@ -130,12 +134,12 @@ class Settlement:
             await self.requests.forget_place()
         return True
 
-    async def _conclude(self, ended: str) -> Leave | Propose:
+    async def _conclude(self, ended: str, fate: Fate | None) -> Leave | Propose:
         try:
             current = await self.requests.read()
         except ObjectNotFoundError:
             return Leave("it was deleted")
-        return conclude(
+        conclusion = conclude(
             current,
             ended=ended,
             known_places={self.active.identifier, self.active.flow_run.infrastructure_pid},
@@ -144,3 +148,6 @@ class Settlement:
             knows_running=self.knows_running,
             now=self.now(),
         )
+        if fate == "SCHEDULED":
+            return reschedule(conclusion, current, ended=ended, now=self.now())
+        return conclusion

@@ -22,6 +22,7 @@ from trioworker.api.errors import (
 from trioworker.api.models import OrchestrationResult, ProposedState, SetStateStatus
 from trioworker.runs.active import ActiveRun
 from trioworker.runs.conclusion import submitting
+from trioworker.runs.record import keep_together
 from trioworker.runs.requests import STRIKES, RunRequests
 
 _logger = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ class Submissions:
             submission.run.transition_ids.add(state.transition_id)
             submission.patience.deadline = trio.current_time() + _LONGEST_ANSWER
         try:
+            await keep_together([submission.run.record for submission in submissions], state.transition_id)
             answers = await self._api.bulk_set_flow_run_state(
                 [submission.run.flow_run.id for submission in submissions], state
             )

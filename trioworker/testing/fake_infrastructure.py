@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, ClassVar
 from uuid import UUID
@@ -20,6 +20,9 @@ from trioworker.infrastructure.protocol import (
     Intent,
     Outcome,
     Running,
+    ShutdownPolicy,
+    Trace,
+    Unknown,
 )
 from trioworker.lean_attrs import frozen
 from trioworker.testing.fake_api import FakePrefectAPI
@@ -243,17 +246,19 @@ class FakeInfrastructure:
         await trio.sleep(job.script.start_seconds)
         if job.script.cannot_start is not None:
             raise job.script.cannot_start
+        await job.assignment.note_trace(Trace(None))
         process = self._start(job)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._play, process)
+                await job.assignment.note_trace(Trace(process.execution.identifier))
                 task_status.started(process.execution.identifier)
                 try:
                     await process.ended.wait()
                 except trio.Cancelled:
                     process.execution.cancelled_at = self._api.seconds()
                     with trio.CancelScope(shield=True):
-                        await self._terminate(process, self._kill_grace)
+                        await self._terminate(process, self._kill_grace, _intent(job.assignment))
                     raise
         finally:
             del self._running[process.execution.identifier]
@@ -296,10 +301,48 @@ class FakeInfrastructure:
             process.execution.killed_now_at = self._api.seconds()
             _end(process, _KILLED)
 
-    async def find(self, identifier: str) -> Running | Gone:
-        """See `Infrastructure.find`."""
+    async def find(self, flow_run_id: UUID, trace: Trace) -> Running | Gone | Unknown:
+        """See `Infrastructure.find`; no run outlives its worker here."""
         await trio.lowlevel.checkpoint()
-        return Running() if identifier in self._running else Gone()
+        running = self._running.get(trace.identifier or "")
+        if (
+            running is not None
+            and running.job.assignment.flow_run_id == flow_run_id
+            and not running.ended.is_set()
+        ):
+            return Running(trace)
+        return Gone()
+
+    @asynccontextmanager
+    async def open_remains(self, flow_run_id: UUID, trace: Trace) -> AsyncIterator[FakeJob]:
+        """See `Infrastructure.open_remains`."""
+        found = [each for each in self.executions if each.identifier == trace.identifier]
+        if found:
+            assignment = found[0].assignment
+        else:
+            flow_run = self._api.flow_run(flow_run_id)
+            assignment = Assignment(
+                flow_run=flow_run, flow_name="", name="", labels={}, configuration={}, environment={}
+            )
+        yield FakeJob(assignment, self.scripts.get(flow_run_id, self.script))
+
+    async def adopt(
+        self,
+        job: FakeJob,  # noqa: ARG002 - see the protocol
+        trace: Trace,
+        *,
+        shutdown_policy: Callable[[], ShutdownPolicy],  # noqa: ARG002 - see the protocol
+    ) -> None:
+        """See `Infrastructure.adopt`."""
+        running = self._running.get(trace.identifier or "")
+        if running is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await running.ended.wait()
+
+    async def clear(self, trace: Trace) -> None:  # noqa: ARG002 - see the protocol
+        """See `Infrastructure.clear`."""
+        await trio.lowlevel.checkpoint()
 
     def _start(self, job: FakeJob) -> _Process:
         execution = Execution(
@@ -365,6 +408,11 @@ class FakeInfrastructure:
             return
         if process.job.script.reports:
             process.reported = result.state
+
+
+def _intent(assignment: Assignment) -> Intent | None:
+    """What a run is told that is cut off."""
+    return "reschedule" if assignment.shutdown_policy() == "reschedule" else None
 
 
 def _end(process: _Process, status: int) -> None:

@@ -25,6 +25,7 @@ from trioworker.surroundings import Surroundings
 from trioworker.testing.fake_api import FakePrefectAPI
 from trioworker.testing.fake_infrastructure import FakeInfrastructure, Script
 from trioworker.testing.fake_server import EPOCH, STATE_TYPES, HasId
+from trioworker.testing.memory_ledger import open_memory_ledger
 from trioworker.testing.records import Run
 from trioworker.worker import Worker
 
@@ -127,6 +128,7 @@ class FakePrefect(FakePrefectAPI):
         return Surroundings(
             open_api=self._open_api,
             infrastructure=self._infrastructure,
+            open_ledger=open_memory_ledger,
             now=self.now,
             chance=lambda: _NO_JITTER,
         )

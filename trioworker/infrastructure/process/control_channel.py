@@ -15,7 +15,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 import attrs
 import trio
@@ -115,6 +115,11 @@ class ControlChannel:
         self._intent: Intent | None = None
         self._conclusion: Conclusion | None = None
         self._over = trio.Event()
+
+    @classmethod
+    def unreachable(cls) -> Self:
+        """The channel of a child that cannot be reached, because it was another worker's."""
+        return cls(None, 0.0)
 
     @property
     def conclusion(self) -> Conclusion | None:
@@ -269,12 +274,20 @@ async def open_control_channel(*, ack_timeout: float = 1.0) -> AsyncIterator[Con
         yield ControlChannel(None, ack_timeout)
         return
     channel = ControlChannel(listener.socket.getsockname()[1], ack_timeout)
+    # Who is cut off has yet to tell the engine why.
+    serving = trio.CancelScope(shield=True)
+
+    async def serve() -> None:
+        with serving:
+            await channel._serve(listener)  # noqa: SLF001 - the other half of the same thing
+
     exits = AsyncExitStack()
     nursery = await exits.enter_async_context(trio.open_nursery())
     try:
-        nursery.start_soon(channel._serve, listener)  # noqa: SLF001 - the other half of the same thing
+        nursery.start_soon(serve)
         yield channel
     finally:
+        serving.cancel()
         # The nursery does not see the block's exception, which it would put into a group. Shielded, since a
         # cancellation from outside would come out of here in its place.
         nursery.cancel_scope.shield = True

@@ -79,6 +79,10 @@ async def open_hook_process(python: str, job: ProcessJob, call: HookCall) -> Asy
 
 async def _hook_process(python: str, job: ProcessJob, call: HookCall) -> HookProcess:
     workspace = job.opened_workspace
+    if workspace.manifest is None and not job.environment:
+        raise InfrastructureError(
+            "the flow was started by an earlier worker, and with what, nobody knows any more"
+        )
     if workspace.manifest is None:
         return HookProcess(
             command=(python, str(_SCRIPT), call.kind),

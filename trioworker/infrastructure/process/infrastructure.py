@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
@@ -12,6 +12,7 @@ from contextlib import (
 )
 from pathlib import Path
 from typing import Any, ClassVar, Final
+from uuid import UUID
 
 import attrs
 import trio
@@ -28,15 +29,25 @@ from trioworker.infrastructure.process.control_channel import (
 )
 from trioworker.infrastructure.process.environment import run_environment
 from trioworker.infrastructure.process.hooks import open_hook_process
+from trioworker.infrastructure.process.identity import Machine, ProcessDetails
 from trioworker.infrastructure.process.job import PrefectModule, ProcessJob, origin_of, read_configuration
 from trioworker.infrastructure.process.prefect_abilities import has_workspace_supervisor
-from trioworker.infrastructure.process.start import group_errors_explained, start_process
-from trioworker.infrastructure.process.supervisor import supervise
+from trioworker.infrastructure.process.start import (
+    Origin,
+    group_errors_explained,
+    machine_errors_explained,
+    start_process,
+)
+from trioworker.infrastructure.process.supervisor import supervise, with_manifest
 from trioworker.infrastructure.process.template import DEFAULT_BASE_JOB_TEMPLATE
 from trioworker.infrastructure.process.warm.program.messages import Job
 from trioworker.infrastructure.process.warm.template import RefusedError, command_without_template
 from trioworker.infrastructure.process.warm.templates import Templates
-from trioworker.infrastructure.process.workspace import Workspace, open_directories
+from trioworker.infrastructure.process.workspace import (
+    Workspace,
+    open_directories,
+    open_left_directories,
+)
 from trioworker.infrastructure.protocol import (
     Assignment,
     Gone,
@@ -45,7 +56,11 @@ from trioworker.infrastructure.protocol import (
     Intent,
     Outcome,
     Running,
+    ShutdownPolicy,
+    Trace,
+    Unknown,
 )
+from trioworker.orphan_group import OrphanGroup
 from trioworker.process_group import ProcessGroup
 from trioworker.settings import Settings
 
@@ -57,7 +72,7 @@ _KILL_MARGIN: Final = 12.0
 
 @attrs.define(eq=False, repr=False)
 class _RunningProcess:
-    group: ProcessGroup
+    group: ProcessGroup | OrphanGroup
     channel: ControlChannel
     kill_requested: bool = False
     killed: trio.Event = attrs.field(factory=trio.Event)
@@ -100,7 +115,10 @@ class ProcessInfrastructure:
             Templates(self._python, settings.preload, settings.environment) if settings.warm_start else None
         )
         self._running: dict[str, _RunningProcess] = {}
-        self._groups: set[ProcessGroup] = set()
+        self._groups: set[ProcessGroup | OrphanGroup] = set()
+        self._machine = Machine.this()
+        # The runs that go on when the worker ends.
+        self._left: set[UUID] = set()
         self._supervisor_known: bool | None = None
         self._supervisor_lock = trio.Lock()
 
@@ -130,12 +148,16 @@ class ProcessInfrastructure:
             origin=origin_of(configuration, self._python),
             working_directory=configuration.working_directory,
             stream_output=configuration.stream_output,
+            note_trace=assignment.note_trace,
+            shutdown_policy=assignment.shutdown_policy,
         )
 
     @asynccontextmanager
     async def open_workspace(self, job: ProcessJob) -> AsyncIterator[ProcessJob]:
         """See `Infrastructure.open_workspace`."""
-        async with open_directories(job.working_directory) as workspace:
+        async with open_directories(
+            job.working_directory, left=lambda: job.flow_run_id in self._left
+        ) as workspace:
             if job.command is not None:
                 yield attrs.evolve(job, workspace=workspace)
             elif await self._has_supervisor(workspace.private):
@@ -164,7 +186,8 @@ class ProcessInfrastructure:
             group = await self._start(job, {**job.environment, **channel.environment})
             running = _RunningProcess(group, channel)
             with self._findable(running):
-                async with self._ended_with_block(group):
+                async with self._ended_with_block(group, self._cut_off(running, job)):
+                    await job.note_trace(self._trace(job, group.pid))
                     task_status.started(running.identifier)
                     status = await group.wait()
                     if running.kill_requested:
@@ -172,16 +195,35 @@ class ProcessInfrastructure:
                         await running.killed.wait()
             return _outcome(status, await channel.final_conclusion())
 
+    def _cut_off(self, running: _RunningProcess, job: ProcessJob) -> Callable[[], Awaitable[bool]]:
+        """What is done about a process that the worker's own end cuts off; whether it is to be ended."""
+
+        async def cut_off() -> bool:
+            policy = job.shutdown_policy()
+            if policy == "leave" and not running.kill_requested:
+                self._left.add(job.flow_run_id)
+                return False
+            if policy == "reschedule":
+                await running.channel.deliver("reschedule")
+            return True
+
+        return cut_off
+
     async def _start(self, job: ProcessJob, environment: Mapping[str, str]) -> ProcessGroup:
         """Start the process of a run: from a template if possible, otherwise fresh."""
         directory, command = job.opened_workspace.root, job.opened_command
         if job.module is not None and self._templates is not None:
             forked = Job(job.module.name, [*job.module.arguments], str(directory), {**environment})
             try:
-                return await self._templates.fork(forked, stream_output=job.stream_output)
+                return await self._templates.fork(
+                    forked,
+                    stream_output=job.stream_output,
+                    before_beginning=lambda pid: job.note_trace(self._trace(job, pid)),
+                )
             except RefusedError as refused:
                 if refused.no_template:
                     command = command_without_template(self._python, job.module.name, job.module.arguments)
+        await job.note_trace(self._trace(job, None))
         return await start_process(
             command,
             origin=job.origin,
@@ -199,11 +241,17 @@ class ProcessInfrastructure:
             del self._running[running.identifier]
 
     @asynccontextmanager
-    async def _ended_with_block(self, group: ProcessGroup) -> AsyncIterator[None]:
+    async def _ended_with_block(
+        self, group: ProcessGroup, cut_off: Callable[[], Awaitable[bool]] | None = None
+    ) -> AsyncIterator[None]:
         """See to it that a process ends with the block, at the end of which it has ended if nothing went wrong.
 
         What it has started may go on after a good end only: what failed may be run again soon, and nothing of it
         shall be around then.
+
+        Args:
+            group: the process, and what it has started.
+            cut_off: awaited if the block is cancelled; whether the process is to be ended then.
 
         Raises:
             InfrastructureError: somebody else has reaped the process, or the kernel does not end it; also for what
@@ -217,7 +265,8 @@ class ProcessInfrastructure:
                     await group.terminate(self._kill_grace)
             except BaseException:
                 with trio.move_on_after(self._kill_grace + _KILL_MARGIN, shield=True):
-                    await group.terminate(self._kill_grace)
+                    if cut_off is None or await cut_off():
+                        await group.terminate(self._kill_grace)
                 raise
             finally:
                 self._groups.discard(group)
@@ -262,10 +311,105 @@ class ProcessInfrastructure:
             with suppress(ChildProcessError):
                 group.kill()
 
-    async def find(self, identifier: str) -> Running | Gone:
+    async def find(self, flow_run_id: UUID, trace: Trace) -> Running | Gone | Unknown:
         """See `Infrastructure.find`."""
-        await trio.lowlevel.checkpoint()
-        return Running() if identifier in self._running else Gone()
+        details = ProcessDetails.decode(trace.details)
+        if details is None:
+            await trio.lowlevel.checkpoint()
+            return Unknown("what the ledger says of it cannot be understood")
+        pid = _pid(trace)
+        # In a thread, since all processes of the machine may have to be looked at.
+        with machine_errors_explained("processes cannot be looked for"):
+            sight = await trio.to_thread.run_sync(details.see, pid, flow_run_id)
+        if sight.pid is not None:
+            return Running(Trace(str(sight.pid), details.of_process(sight.pid).encode()))
+        if sight.gone:
+            return Gone()
+        return Unknown(f"it was started on {details.machine.host}, whose processes cannot be seen from here")
+
+    @asynccontextmanager
+    async def open_remains(self, flow_run_id: UUID, trace: Trace) -> AsyncIterator[ProcessJob]:
+        """See `Infrastructure.open_remains`."""
+        details = ProcessDetails.decode(trace.details)
+        job = ProcessJob(
+            flow_run_id=flow_run_id,
+            command=None,
+            # Not known any more.
+            environment={},
+            origin=Origin(
+                program="the program of an earlier worker", directory="the directory of an earlier worker"
+            ),
+            working_directory=None,
+            stream_output=details is None or details.stream_output,
+        )
+        if details is None:
+            yield job
+            return
+        async with open_left_directories(
+            Path(details.private),
+            None if details.temporary is None else Path(details.temporary),
+            left=lambda: flow_run_id in self._left,
+        ) as workspace:
+            yield attrs.evolve(job, workspace=with_manifest(workspace))
+
+    async def adopt(
+        self, job: ProcessJob, trace: Trace, *, shutdown_policy: Callable[[], ShutdownPolicy]
+    ) -> None:
+        """See `Infrastructure.adopt`."""
+        group = _orphan(trace)
+        running = _RunningProcess(group, ControlChannel.unreachable())
+        cut_off = self._cut_off(running, attrs.evolve(job, shutdown_policy=shutdown_policy))
+        with group_errors_explained(), self._findable(running):
+            self._groups.add(group)
+            try:
+                await group.wait()
+                if running.kill_requested:
+                    await running.killed.wait()
+            except BaseException:
+                with trio.move_on_after(self._kill_grace + _KILL_MARGIN, shield=True):
+                    if await cut_off():
+                        await group.terminate(self._kill_grace)
+                raise
+            finally:
+                self._groups.discard(group)
+
+    async def clear(self, trace: Trace) -> None:
+        """See `Infrastructure.clear`."""
+        if trace.identifier is None:
+            await trio.lowlevel.checkpoint()
+            return
+        with group_errors_explained():
+            await _orphan(trace).terminate(self._kill_grace)
+
+    def _trace(self, job: ProcessJob, pid: int | None) -> Trace:
+        """By which a later worker finds the process of a run; without its number if it is yet to be started."""
+        workspace = job.opened_workspace
+        details = ProcessDetails(
+            machine=self._machine,
+            private=str(workspace.private),
+            temporary=str(workspace.root) if workspace.temporary else None,
+            stream_output=job.stream_output,
+        )
+        if pid is None:
+            return Trace(None, details.encode())
+        return Trace(str(pid), details.of_process(pid).encode())
+
+
+def _pid(trace: Trace) -> int | None:
+    identifier = trace.identifier
+    return int(identifier) if identifier is not None and identifier.isdecimal() else None
+
+
+def _orphan(trace: Trace) -> OrphanGroup:
+    """What an earlier worker has started.
+
+    Raises:
+        InfrastructureError: the trace does not tell.
+    """
+    details, pid = ProcessDetails.decode(trace.details), _pid(trace)
+    if pid is None or details is None or details.started is None:
+        raise InfrastructureError("the ledger does not tell its process from others")
+    return OrphanGroup(pid, details.started)
 
 
 def _outcome(status: int, conclusion: Conclusion | None) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -13,7 +13,13 @@ import attrs
 
 from trioworker.infrastructure.process.start import Origin
 from trioworker.infrastructure.process.workspace import Workspace
-from trioworker.infrastructure.protocol import InfrastructureError
+from trioworker.infrastructure.protocol import (
+    InfrastructureError,
+    NoteTrace,
+    ShutdownPolicy,
+    always_crash,
+    note_nothing,
+)
 from trioworker.job.json_types import type_name
 from trioworker.lean_attrs import frozen
 
@@ -72,6 +78,8 @@ class ProcessJob:
         working_directory: where it starts; None for a temporary directory.
         stream_output: whether it writes to the worker's standard output and error, or nowhere.
         workspace: its directories, once they are there.
+        note_trace: takes down by which the process can be found later.
+        shutdown_policy: what to do about the process if the worker's end cuts it off.
     """
 
     flow_run_id: UUID
@@ -82,6 +90,8 @@ class ProcessJob:
     stream_output: bool
     module: PrefectModule | None = None
     workspace: Workspace | None = None
+    note_trace: NoteTrace = attrs.field(default=note_nothing, repr=False)
+    shutdown_policy: Callable[[], ShutdownPolicy] = attrs.field(default=always_crash, repr=False)
 
     @property
     def opened_workspace(self) -> Workspace:

@@ -24,7 +24,7 @@ from trioworker.infrastructure.protocol import InfrastructureError
 from trioworker.job.json_types import type_name
 from trioworker.lean_attrs import frozen
 
-__all__ = ["Manifest", "read_manifest", "supervise"]
+__all__ = ["Manifest", "read_manifest", "supervise", "with_manifest"]
 
 
 @frozen(kw_only=True)
@@ -42,6 +42,15 @@ class Manifest:
     environment: Mapping[str, str] = attrs.field(repr=False)
 
 
+_MANIFEST: Final = "workspace.json"
+
+
+def with_manifest(workspace: Workspace) -> Workspace:
+    """A workspace that an earlier worker has left, with the manifest that is in it, if there is one."""
+    manifest = workspace.private / _MANIFEST
+    return attrs.evolve(workspace, manifest=manifest) if manifest.exists() else workspace
+
+
 async def supervise(workspace: Workspace, flow_run_id: UUID) -> tuple[PrefectModule, Workspace]:
     """What prepares and runs a flow run, and the workspace in which it finds what it is to do.
 
@@ -50,7 +59,7 @@ async def supervise(workspace: Workspace, flow_run_id: UUID) -> tuple[PrefectMod
         InfrastructureError: its configuration cannot be written.
     """
     configuration = workspace.private / "supervisor.json"
-    manifest = workspace.private / "workspace.json"
+    manifest = workspace.private / _MANIFEST
     document = {
         "flow_run_id": str(flow_run_id),
         "workspace_root": str(workspace.root),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,16 +38,20 @@ class Workspace:
     Attributes:
         root: where its process starts.
         private: for files of the worker about this run; nobody else may read it.
+        temporary: whether the directory where it starts was made for the run.
         manifest: where Prefect's workspace supervisor says what it has prepared; None if it has no part in the run.
     """
 
     root: Path
     private: Path
+    temporary: bool = False
     manifest: Path | None = None
 
 
 @asynccontextmanager
-async def open_directories(working_directory: Path | None) -> AsyncIterator[Workspace]:
+async def open_directories(
+    working_directory: Path | None, *, left: Callable[[], bool] = lambda: False
+) -> AsyncIterator[Workspace]:
     """Make the directories of a run, and remove what was made.
 
     The removal is waited for, since a worker may end as soon as its last run has. When a run is cut off, that is for
@@ -56,6 +60,7 @@ async def open_directories(working_directory: Path | None) -> AsyncIterator[Work
 
     Args:
         working_directory: what was asked for, which is neither made nor removed; None for a temporary one.
+        left: whether the run goes on after the block, so that everything stays.
 
     Raises:
         InfrastructureFullError: there is no room for them just now.
@@ -68,7 +73,48 @@ async def open_directories(working_directory: Path | None) -> AsyncIterator[Work
         yield workspace
         cut_off = False
     finally:
-        await _clear_up(temporary, _CLEAR_UP if cut_off else math.inf)  # noqa: ASYNC102 - shielded if cut off
+        if left():
+            _keep(temporary)
+        else:
+            await _clear_up(temporary, _CLEAR_UP if cut_off else math.inf)  # noqa: ASYNC102 - shielded if cut off
+
+
+@asynccontextmanager
+async def open_left_directories(
+    private: Path, temporary: Path | None, *, left: Callable[[], bool]
+) -> AsyncIterator[Workspace]:
+    """Keep what an earlier worker has left of a run's directories, and remove it with the end of the block.
+
+    Args:
+        private: the worker's own; it may be gone.
+        temporary: where the run works, if that was made for it.
+        left: whether the run goes on after the block, so that everything stays.
+    """
+    made = [_existing(path) for path in (private, temporary) if path is not None and path.exists()]
+    cut_off = True
+    try:
+        yield Workspace(root=temporary or private, private=private, temporary=temporary is not None)
+        cut_off = False
+    finally:
+        if left():
+            _keep(made)
+        else:
+            await _clear_up(made, _CLEAR_UP if cut_off else math.inf)  # noqa: ASYNC102 - shielded if cut off
+
+
+def _existing(path: Path) -> TemporaryDirectory[str]:
+    """A directory that is there already, to be removed as a temporary one."""
+    # One that is made anew, and then stands for the other.
+    directory = TemporaryDirectory(ignore_cleanup_errors=True)
+    directory.cleanup()
+    directory.name = str(path)
+    return directory
+
+
+def _keep(directories: list[TemporaryDirectory[str]]) -> None:
+    """See to it that directories are not removed, by the garbage collector either."""
+    for directory in directories:
+        directory._finalizer.detach()  # type: ignore[attr-defined]  # noqa: SLF001 - `delete=` came with Python 3.12
 
 
 async def _clear_up(directories: list[TemporaryDirectory[str]], seconds: float) -> None:
@@ -114,7 +160,7 @@ def _make(working_directory: Path | None) -> tuple[Workspace, list[TemporaryDire
     # Prefect's child and its worker compare paths: both go by the real one. `Path.resolve` would raise for a link
     # that leads back to itself, of which the run's process is to hear.
     root, own = (Path(os.path.realpath(path)) for path in (working_directory, private.name))
-    return Workspace(root=root, private=own), made
+    return Workspace(root=root, private=own, temporary=len(made) > 1), made
 
 
 def _remove(directories: list[TemporaryDirectory[str]]) -> None:

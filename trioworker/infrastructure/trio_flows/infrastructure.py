@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from socket import gethostname
 from typing import Any, ClassVar
@@ -27,6 +27,9 @@ from trioworker.infrastructure.protocol import (
     Intent,
     Outcome,
     Running,
+    ShutdownPolicy,
+    Trace,
+    Unknown,
 )
 from trioworker.infrastructure.trio_flows.engine import FlowEngine
 from trioworker.infrastructure.trio_flows.report import RunReport
@@ -238,10 +241,34 @@ class TrioInfrastructure:
         """How a call is known everywhere: by the process and the worker that it is in, and its run."""
         return f"{os.getpid()}:{gethostname()}:{self._token}:{flow_run.id}"
 
-    async def find(self, identifier: str) -> Running | Gone:
+    async def find(self, flow_run_id: UUID, trace: Trace) -> Running | Gone | Unknown:  # noqa: ARG002
         """See `Infrastructure.find`: no call outlives its program."""
         await trio.lowlevel.checkpoint()
-        return Running() if identifier in self._running else Gone()
+        return Running(trace) if trace.identifier in self._running else Gone()
+
+    @asynccontextmanager
+    async def open_remains(self, flow_run_id: UUID, trace: Trace) -> AsyncIterator[None]:  # noqa: ARG002
+        """See `Infrastructure.open_remains`: nothing is left of a call."""
+        await trio.lowlevel.checkpoint()
+        yield None
+
+    async def adopt(
+        self,
+        job: FlowJob | None,  # noqa: ARG002
+        trace: Trace,
+        *,
+        shutdown_policy: Callable[[], ShutdownPolicy],  # noqa: ARG002
+    ) -> None:
+        """See `Infrastructure.adopt`."""
+        running = self._running.get(trace.identifier or "")
+        if running is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await running.ended.wait()
+
+    async def clear(self, trace: Trace) -> None:  # noqa: ARG002
+        """See `Infrastructure.clear`."""
+        await trio.lowlevel.checkpoint()
 
 
 def _is_cancellation(error: BaseException) -> bool:

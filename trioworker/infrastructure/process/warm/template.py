@@ -6,7 +6,7 @@ import array
 import os
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -29,7 +29,7 @@ from trioworker.infrastructure.process.warm.program.messages import (
 from trioworker.lean_attrs import frozen
 from trioworker.process_group import ProcessGroup
 
-__all__ = ["Forked", "RefusedError", "Template", "command_without_template"]
+__all__ = ["Forked", "RefusedError", "Template", "command_without_template", "nothing_before"]
 
 _PROGRAM: Final = Path(start.__file__)
 
@@ -43,6 +43,11 @@ _FORK_TIME: Final = 10.0
 def command_without_template(python: str, module: str, arguments: Sequence[str]) -> tuple[str, ...]:
     """The command that executes a module of Prefect faster than `python -m` does, where nothing can be forked."""
     return (python, str(_PROGRAM), "alone", module, *arguments)
+
+
+async def nothing_before(pid: int) -> None:  # noqa: ARG001 - see `Template.fork`
+    """Let a child begin at once."""
+    await trio.lowlevel.checkpoint()
 
 
 class RefusedError(Exception):
@@ -152,20 +157,26 @@ class Template:
             raise RefusedError(f"its template was not ready within {_START_TIME:g} s", template_is_gone=True)
         return message.problems
 
-    async def fork(self, job: Job) -> Forked:
+    async def fork(
+        self, job: Job, before_beginning: Callable[[int], Awaitable[None]] = nothing_before
+    ) -> Forked:
         """Fork a child, and let it begin.
 
         When it is cancelled, either nothing has begun or the child is returned nevertheless.
+
+        Args:
+            job: what it is to do.
+            before_beginning: awaited with its process id right before it begins.
 
         Raises:
             RefusedError: it has not begun, and will not.
         """
         try:
-            return await self._fork(job)
+            return await self._fork(job, before_beginning)
         except OSError as error:
             raise RefusedError(f"it cannot be asked for ({error.strerror})") from error
 
-    async def _fork(self, job: Job) -> Forked:
+    async def _fork(self, job: Job, before_beginning: Callable[[int], Awaitable[None]]) -> Forked:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection = trio.socket.from_stdlib_socket(ours)
         group: ProcessGroup | None = None
@@ -175,7 +186,9 @@ class Template:
                 await self._ask_for_child(job, theirs)
                 theirs.close()
                 group = await _born(connection)
-                await _let_begin(connection)
+                await _wait_until_ready(connection)
+                await before_beginning(group.pid)
+                await connection.send(GO)
                 return Forked(group, connection)
             was_born = group is not None
             group = group or await self._born_in_the_end(connection)
@@ -250,14 +263,13 @@ async def _born(connection: trio.socket.SocketType) -> ProcessGroup:
     return ProcessGroup(born.pid)
 
 
-async def _let_begin(connection: trio.socket.SocketType) -> None:
-    """Wait until a child is ready, and have it begin."""
+async def _wait_until_ready(connection: trio.socket.SocketType) -> None:
+    """Wait until a child is ready to begin."""
     answer = await _receive_from_born(connection)
     if isinstance(answer, Refusal):
         raise RefusedError(answer.reason, template_is_gone=answer.is_stale)
     if not isinstance(answer, Ready):
         raise RefusedError("it has ended before it was ready")
-    await connection.send(GO)
 
 
 async def _receive_from_born(connection: trio.socket.SocketType) -> Ready | Refusal | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -13,7 +13,7 @@ import trio
 
 from trioworker.infrastructure.process.warm.program.dependence import environment_at_start, matters_at_start
 from trioworker.infrastructure.process.warm.program.messages import Job, Refusal
-from trioworker.infrastructure.process.warm.template import Forked, RefusedError, Template
+from trioworker.infrastructure.process.warm.template import Forked, RefusedError, Template, nothing_before
 from trioworker.lean_attrs import frozen
 from trioworker.process_group import ProcessGroup
 
@@ -114,18 +114,26 @@ class Templates:
                 self._nursery = None
                 nursery.cancel_scope.cancel()
 
-    async def fork(self, job: Job, *, stream_output: bool) -> ProcessGroup:
+    async def fork(
+        self,
+        job: Job,
+        *,
+        stream_output: bool,
+        before_beginning: Callable[[int], Awaitable[None]] = nothing_before,
+    ) -> ProcessGroup:
         """Start a flow run from a template.
 
         Args:
             job: what is to be executed.
             stream_output: whether it writes to the worker's standard output and error, or nowhere.
+            before_beginning: awaited with the process id, when nothing can keep the process any more from executing
+                the job, and it has not begun to.
 
         Raises:
             RefusedError: it is to be started otherwise, as the log was told.
         """
         try:
-            forked, template = await self._fork(job, stream_output=stream_output)
+            forked, template = await self._fork(job, before_beginning, stream_output=stream_output)
         except RefusedError as error:
             _logger.debug("A fresh process is started for %s, because %s", _name(job), error.reason)
             raise
@@ -137,7 +145,9 @@ class Templates:
             self._nursery.start_soon(_note_engine, forked, _name(job))
         return forked.group
 
-    async def _fork(self, job: Job, *, stream_output: bool) -> tuple[Forked, Template]:
+    async def _fork(
+        self, job: Job, before_beginning: Callable[[int], Awaitable[None]], *, stream_output: bool
+    ) -> tuple[Forked, Template]:
         key = _Key(
             frozenset(environment_at_start(job.environment).items()), _output(stream_output=stream_output)
         )
@@ -151,7 +161,7 @@ class Templates:
                 assert kept.refused is not None  # noqa: S101 - one of both, once it is ready
                 raise kept.refused.with_traceback(None)
             try:
-                forked = await kept.template.fork(job)
+                forked = await kept.template.fork(job, before_beginning)
             except RefusedError as error:
                 if not error.template_is_gone:
                     raise

@@ -1,0 +1,239 @@
+"""A run that is in the ledger, and in nobody's hand: what an earlier worker has begun is brought to its end.
+
+What it has started may go on: then it is watched from now on. Or it has ended while nobody watched, or was never
+started: then the run gets the state that is true of it. Nothing is said about a run that somebody else has claimed
+since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import UUID
+
+import attrs
+import trio
+
+from trioworker.api.errors import ObjectNotFoundError
+from trioworker.api.models import FlowRun, State, StateType
+from trioworker.errors import sole_errors_bare
+from trioworker.infrastructure.protocol import InfrastructureError, Running, Trace, Unknown
+from trioworker.ledger.entry import Entry, Stage
+from trioworker.runs.active import ActiveRun, RunEnd
+from trioworker.runs.boundary import NotOursError, failure_boundary
+from trioworker.runs.conclusion import scheduled
+from trioworker.runs.cut_off import CutOff
+from trioworker.runs.flow_run import CANCEL_GRACE, FlowRunner
+from trioworker.runs.log import RunLog
+from trioworker.runs.record import RunRecord
+from trioworker.runs.requests import RunRequests
+from trioworker.runs.settlement import Hooks, Settlement
+
+__all__ = ["inherit", "is_last_claim"]
+
+
+async def inherit(
+    runner: FlowRunner,
+    entry: Entry,
+    *,
+    keep_entry: bool,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> ActiveRun:
+    """See a run to its end that an earlier worker has claimed; started when it holds a slot, be one free or not.
+
+    Args:
+        runner: lives the lives of runs.
+        entry: what the ledger knows of it.
+        keep_entry: whether the entry is to stay, though there is nothing left to do: a request of the earlier worker
+            may yet take effect.
+        task_status: told once the slot is held.
+
+    Returns:
+        What has become of it.
+    """
+    flow_run = entry.flow_run
+    run_log = RunLog(flow_run, runner.outbox if runner.logs_to_api else None, runner.now)
+    with runner.active.hold(flow_run) as active:
+        active.record = RunRecord(runner.ledger, flow_run, runner.worker.name, entry)
+        active.transition_ids |= entry.transition_ids
+        task_status.started()
+        requests = RunRequests(runner.api, active, runner.patience, run_log)
+        settlement = Settlement(
+            active, requests, run_log, runner.infrastructure.speaks_for_itself, runner.now
+        )
+        cut_off = CutOff(
+            active, run_log, settlement, runner.infrastructure, runner.shutdown, runner.worker.name
+        )
+        life = _Inherited(runner, entry, active, run_log, requests, settlement)
+        ended = False
+        try:
+            with failure_boundary(active, run_log, lost="Left"):
+                await life.live()
+            ended = True
+        finally:
+            if not ended:
+                # Shields itself, and is bounded.
+                await cut_off.have_last_words(  # noqa: ASYNC102
+                    cut_off.conclude if life.watched else life.conclude
+                )
+            if not keep_entry:
+                await runner.close_record(active)  # noqa: ASYNC102 - shielded and bounded in there
+    return active
+
+
+def is_last_claim(history: Sequence[State], attempt: UUID) -> bool:
+    """Whether nobody has claimed a run after an attempt, whose claim took effect.
+
+    Args:
+        history: all states of the run, oldest first.
+        attempt: the transition id of the attempt's claim.
+    """
+    claims = [
+        state.state_details.transition_id
+        for state in history
+        # Finer names are those of workers that act upon their claim.
+        if state.type is StateType.PENDING and state.name in {None, "Pending"}
+    ]
+    return bool(claims) and claims[-1] == attempt
+
+
+@attrs.define(eq=False, repr=False)
+class _Inherited:
+    """What is known of one such run.
+
+    Attributes:
+        watched: whether what was started for it goes on, or did when it was looked for.
+    """
+
+    runner: FlowRunner
+    entry: Entry
+    active: ActiveRun
+    run_log: RunLog
+    requests: RunRequests
+    settlement: Settlement
+    watched: bool = False
+
+    async def live(self) -> None:
+        """From where the earlier worker has left it to its end."""
+        trace = self.entry.trace
+        if trace is None:
+            await self.conclude()
+            return
+        found = await self.runner.infrastructure.find(self.entry.flow_run_id, trace)
+        if isinstance(found, Unknown):
+            raise InfrastructureError(f"whether it still runs cannot be told, because {found.reason}")
+        if isinstance(found, Running):
+            trace = found.trace
+            await self.active.record.note_trace(trace)
+        async with AsyncExitStack() as stack:
+            # With what is left of its directories, which go with the run.
+            remains = self.runner.infrastructure.open_remains(self.entry.flow_run_id, trace)
+            job = await stack.enter_async_context(remains)
+            if isinstance(found, Running):
+                await self._watch(job, trace)
+            await self.conclude(job)
+
+    async def _watch(self, job: Any, trace: Trace) -> None:
+        """Wait for the end of what goes on."""
+        identifier = trace.identifier or ""
+        self.watched = True
+        self.active.note_claim()
+        self.active.note_start(identifier)
+        self.run_log.info(
+            f"Flow run '{self.active.flow_run.name}' goes on in process {identifier}, which worker"
+            f" '{self.entry.worker_name}' has started; watching it"
+        )
+        infrastructure = self.runner.infrastructure
+
+        async def watch() -> None:
+            await infrastructure.adopt(job, trace, shutdown_policy=lambda: self.runner.shutdown.policy)
+            beside.cancel_scope.cancel()
+
+        with sole_errors_bare():
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self._kill_when_cancelled, identifier)
+                beside.start_soon(self._see_what_is_wanted, identifier)
+                beside.start_soon(watch)
+        self.watched = False
+
+    async def _see_what_is_wanted(self, identifier: str) -> None:
+        """See whether somebody wanted the run cancelled while nobody watched, and tell where it runs."""
+        current = await self._read()
+        if current is None or current.state is None:
+            return
+        if current.state.type is StateType.CANCELLING:
+            self.active.cancel_requested.set()
+        if current.infrastructure_pid != identifier and not current.state.type.is_final:
+            await self.requests.report_place(identifier)
+
+    async def _kill_when_cancelled(self, identifier: str) -> None:
+        await self.active.cancel_requested.wait()
+        self.run_log.note(f"Cancelling flow run '{self.active.flow_run.name}'")
+        try:
+            await self.runner.infrastructure.kill(identifier, CANCEL_GRACE, intent="cancel")
+        except InfrastructureError as error:
+            self.run_log.alarm(f"Flow run '{self.active.flow_run.name}' could not be killed: {error}")
+
+    async def conclude(self, job: Any = None) -> None:
+        """Give the run, of which nothing goes on, the state that is true of it.
+
+        Args:
+            job: what is left of it, to call its flow's hooks with; None for no hooks.
+        """
+        current = await self._read()
+        if current is None:
+            raise NotOursError("somebody has deleted it")
+        if not is_last_claim(await self.requests.history(), self.entry.attempt):
+            raise NotOursError("it was not claimed, or somebody else has claimed it since")
+        state = current.state
+        if self._never_began and state is not None and state.type is StateType.PENDING:
+            await self._give_back(current)
+            return
+        if self.entry.trace is not None and not (state is not None and state.type.is_final):
+            # What may be run again soon shall meet with nothing of itself.
+            await self.runner.infrastructure.clear(self.entry.trace)
+        ended = self.entry.ended or self._unknown_end()
+        hooks = None
+        if job is not None:
+            hooks = Hooks(self.runner.infrastructure, job, self.requests, self.run_log, self.runner.now)
+        if await self.settlement.settle(ended, hooks, fate=self.entry.fate) is not None:
+            self.active.note_claim()
+            self.run_log.alarm(f"Flow run '{self.active.flow_run.name}': {ended}")
+        self.active.note_end(RunEnd.EXECUTED, ended)
+
+    @property
+    def _never_began(self) -> bool:
+        """Whether nothing of the run has been executed while it is Pending."""
+        # Whoever speaks for itself begins with `Running`.
+        return self.entry.stage is Stage.CLAIMED or self.runner.infrastructure.speaks_for_itself
+
+    async def _give_back(self, current: FlowRun) -> None:
+        """Offer the run to any worker."""
+        reason = (
+            f"Given back by worker '{self.runner.worker.name}': worker '{self.entry.worker_name}', which had claimed"
+            " it, was gone before it was started."
+        )
+        self.active.note_claim()
+        due = max(self.runner.now(), current.next_scheduled_start_time or self.entry.due or self.runner.now())
+        if await self.requests.report(scheduled(reason, due)):
+            self.run_log.info(f"Flow run '{self.active.flow_run.name}': {reason}")
+            self.active.note_end(RunEnd.GIVEN_BACK, reason)
+        else:
+            await self.settlement.settle(reason)
+            self.active.note_end(RunEnd.NOT_STARTED, reason)
+
+    def _unknown_end(self) -> str:
+        worker = f"worker '{self.entry.worker_name}', which had started it, was gone by then"
+        trace = self.entry.trace
+        if self.entry.stage is Stage.LAUNCHING and not self.active.identifier:
+            return f"Flow run may have been started, but nothing of it goes on: {worker}."
+        place = "" if trace is None or trace.identifier is None else f" ({trace.identifier})"
+        return f"Flow run's process{place} has ended, and how, nobody knows: {worker}."
+
+    async def _read(self) -> FlowRun | None:
+        """The run as it is now; None if it was deleted."""
+        try:
+            return await self.requests.read()
+        except ObjectNotFoundError:
+            return None
