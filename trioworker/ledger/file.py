@@ -160,7 +160,9 @@ class LedgerFile:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA journal_size_limit = 1048576")
+            # In pages of 4 kB: what is needed of it is small.
+            connection.execute("PRAGMA wal_autocheckpoint = 128")
+            connection.execute("PRAGMA journal_size_limit = 524288")
             _prepare(connection)
         except BaseException:
             connection.close()
