@@ -45,6 +45,15 @@ async def note_nothing(trace: Trace) -> None:  # noqa: ARG001 - see `NoteTrace`
     await trio.lowlevel.checkpoint()
 
 
+# Takes the id of a transition down before it is proposed.
+NoteTransition = Callable[[UUID], Awaitable[None]]
+
+
+async def note_no_transition(transition_id: UUID) -> None:  # noqa: ARG001 - see `NoteTransition`
+    """Take no transition down."""
+    await trio.lowlevel.checkpoint()
+
+
 # What becomes of runs that the worker's own end cuts off: they are reported as crashed, offered to any worker once
 # they have ended, or left running for the worker that comes next.
 ShutdownPolicy = Literal["crash", "reschedule", "leave"]
@@ -69,6 +78,7 @@ class Assignment:
         environment: what the worker adds to the environment of the run.
         transition_ids: of every state that was proposed for the run; a kind that speaks for itself adds its own, by
             which the worker knows them.
+        note_transition: awaited before such a state is proposed.
         note_trace: awaited right before something is started that outlives the worker, and again as soon as there is
             an identifier, before it is told to anybody else.
         shutdown_policy: what to do about the run if `run` is cancelled, asked for at that moment.
@@ -81,6 +91,7 @@ class Assignment:
     configuration: Mapping[str, Any] = attrs.field(repr=False)
     environment: Mapping[str, str] = attrs.field(repr=False)
     transition_ids: set[UUID] = attrs.field(factory=set, repr=False)
+    note_transition: NoteTransition = attrs.field(default=note_no_transition, repr=False)
     note_trace: NoteTrace = attrs.field(default=note_nothing, repr=False)
     shutdown_policy: Callable[[], ShutdownPolicy] = attrs.field(default=always_crash, repr=False)
 

@@ -132,6 +132,7 @@ class Preparation:
             configuration=configuration,
             environment=self._environment(facts),
             transition_ids=requests.active.transition_ids,
+            note_transition=requests.active.record.propose,
             note_trace=requests.active.record.note_trace,
             shutdown_policy=self.shutdown_policy,
         )

@@ -25,6 +25,7 @@ from trioworker.infrastructure.protocol import (
     HookCall,
     InfrastructureError,
     Intent,
+    NoteTransition,
     Outcome,
     Running,
     ShutdownPolicy,
@@ -47,6 +48,7 @@ class FlowJob:
     flow: TrioFlow
     flow_run: FlowRun
     transition_ids: set[UUID]
+    note_transition: NoteTransition
     engine: FlowEngine | None = None
 
 
@@ -124,7 +126,7 @@ class TrioInfrastructure:
             _ = flow.parameters
         except ConfigurationError as error:
             raise InfrastructureError(str(error)) from error
-        return FlowJob(flow, assignment.flow_run, assignment.transition_ids)
+        return FlowJob(flow, assignment.flow_run, assignment.transition_ids, assignment.note_transition)
 
     @asynccontextmanager
     async def open_workspace(self, job: FlowJob) -> AsyncIterator[FlowJob]:
@@ -138,6 +140,7 @@ class TrioInfrastructure:
             services=self._services,
             report=report,
             transition_ids=job.transition_ids,
+            note_transition=job.note_transition,
         )
         engine = FlowEngine(
             job.flow,

@@ -23,6 +23,7 @@ from trioworker.api.models import (
     StateType,
 )
 from trioworker.flows.declaration import TrioFlow
+from trioworker.infrastructure.protocol import NoteTransition
 from trioworker.infrastructure.trio_flows.report import RunReport
 from trioworker.infrastructure.trio_flows.services import Services
 from trioworker.service import patiently
@@ -62,6 +63,7 @@ class Transitions:
         services: what runs share.
         report: told what is not as it should be.
         transition_ids: gets the ids of all states that are proposed.
+        note_transition: takes each down before it is proposed.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Transitions:
         services: Services,
         report: RunReport,
         transition_ids: set[UUID],
+        note_transition: NoteTransition,
     ) -> None:
         self._flow = flow
         self._flow_run = flow_run
@@ -80,6 +83,7 @@ class Transitions:
         self._services = services
         self._report = report
         self._transition_ids = transition_ids
+        self._note_transition = note_transition
         self._policy = flow_run.empirical_policy
         self._due = flow_run.next_scheduled_start_time
         # On the slot that the run has begun with: a state that others have put back does not tell.
@@ -126,6 +130,7 @@ class Transitions:
             return await api.set_flow_run_state(flow_run_id, state)
 
         self._transition_ids.add(state.transition_id)
+        await self._note_transition(state.transition_id)
         return await self._patiently(propose)
 
     async def _wait(self, seconds: float) -> None:
@@ -275,6 +280,7 @@ class Transitions:
 
     async def _propose(self, state: ProposedState) -> OrchestrationResult:
         self._transition_ids.add(state.transition_id)
+        await self._note_transition(state.transition_id)
         api, flow_run_id = self._services.api, self._flow_run.id
         if state.hands_on:
             return await self._patiently(HandingOn(api, flow_run_id, state, self._is_ours).attempt)
