@@ -172,7 +172,7 @@ class TestSettings:
             (mount,) = container(kind)["volumeMounts"]
             assert mount["mountPath"] == home
         unit = list(unit_entries(UNIT.read_text()))
-        state = dict(unit)["StateDirectory"]
+        state = dict(unit)["StateDirectory"].split()[-1]
         assert ("Environment", f"PREFECT_HOME=%S/{state}") in unit
 
     def test_health_is_asked_for_where_it_is_served(self, tmp_path: Path) -> None:
