@@ -186,6 +186,8 @@ class _Inherited:
             raise NotOursError("somebody has deleted it")
         if not is_last_claim(await self.requests.history(), self.entry.attempt):
             raise NotOursError("it was not claimed, or somebody else has claimed it since")
+        # With the place that was reported for it, which nobody else has done.
+        self.active.flow_run = current
         state = current.state
         if self._never_began and state is not None and state.type is StateType.PENDING:
             await self._give_back(current)
