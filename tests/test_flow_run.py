@@ -577,7 +577,7 @@ async def test_state_that_keeps_changing_is_given_up_after_some_looks(
         await world.api.wait_for_state(run.id, "Running")
         await trio.sleep(6)
         assert worker.runs_in_hand == 0
-    assert "keeps changing; it is left as it is" in caplog.text
+    assert "is left as it is: its state keeps changing" in caplog.text
     assert world.api.count("read_flow_run") == 5
 
 

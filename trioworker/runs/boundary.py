@@ -10,6 +10,7 @@ from trioworker.api.errors import APIError
 from trioworker.infrastructure.protocol import InfrastructureError
 from trioworker.runs.active import ActiveRun, RunEnd
 from trioworker.runs.log import RunLog
+from trioworker.runs.settlement import UnsettledError
 
 __all__ = ["NotOursError", "failure_boundary"]
 
@@ -35,7 +36,7 @@ def failure_boundary(active: ActiveRun, run_log: RunLog, *, lost: str) -> Iterat
     except NotOursError as reason:
         active.note_end(RunEnd.LOST, str(reason))
         run_log.info(f"{lost} flow run '{active.flow_run.id}': {reason}")
-    except (APIError, InfrastructureError) as error:
+    except (APIError, InfrastructureError, UnsettledError) as error:
         # There is no way left to speak for this run, for now.
         active.note_end(RunEnd.UNSETTLED, str(error))
         run_log.alarm(f"Flow run '{name}' is left as it is: {error}")

@@ -25,6 +25,10 @@ _logger = logging.getLogger(__name__)
 _LOOKS = 5
 
 
+class UnsettledError(Exception):
+    """The state of a run is not what it should be, and cannot be made so; the message says why."""
+
+
 @attrs.frozen(eq=False, repr=False)
 class Hooks:
     """The hooks of one flow, which are called where the flow has run.
@@ -100,6 +104,10 @@ class Settlement:
 
         Returns:
             The type of the state that was reported for it; None if there was none to report.
+
+        Raises:
+            UnsettledError: whatever is reported, somebody is quicker to report something else.
+            APIError: the API refuses to hear of it.
         """
         # Of a run that was executed, its state tells enough.
         write = self.run_log.info if hooks is None else self.run_log.note
@@ -117,10 +125,7 @@ class Settlement:
                 if last.type is StateType.CRASHED and hooks is not None:
                     await hooks.call("crashed", StateType.CRASHED, last.message)
                 return last.type
-        self.run_log.alarm(
-            f"The state of flow run '{self.active.flow_run.name}' keeps changing; it is left as it is"
-        )
-        return None
+        raise UnsettledError("its state keeps changing")
 
     async def _carry_out(self, conclusion: Propose, write: Callable[[str], None]) -> bool:
         """Report the states; whether the server has taken them."""
