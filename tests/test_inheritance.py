@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from inheritance_support import LastingWorld
+from inheritance_support import TRACE, LastingWorld
 
 
 Clock = trio.testing.MockClock
@@ -27,3 +27,23 @@ async def test_run_whose_place_the_server_knows_is_crashed_when_its_process_is_g
     run = await world.left("Running", place="4711")
     async with world.working():
         await world.api.wait_for_state(run.id, "Crashed")
+
+
+@pytest.mark.parametrize("end", ["Failed", "Crashed", "Cancelled"])
+async def test_what_a_run_has_left_behind_is_cleared_away_after_a_bad_end(
+    autojump_clock: Clock, world: LastingWorld, end: str
+) -> None:
+    await world.left("Running", end)
+    async with world.working():
+        await trio.sleep(1)
+    assert TRACE in world.cleared
+
+
+async def test_what_a_run_has_left_behind_goes_on_after_a_good_end(
+    autojump_clock: Clock, world: LastingWorld
+) -> None:
+    await world.left("Running", "Completed")
+    async with world.working():
+        await trio.sleep(LONG)
+    assert world.cleared == []
+    assert world.storage.entries == {}

@@ -192,8 +192,8 @@ class _Inherited:
         if self._never_began and state is not None and state.type is StateType.PENDING:
             await self._give_back(current)
             return
-        if self.entry.trace is not None and not (state is not None and state.type.is_final):
-            # What may be run again soon shall meet with nothing of itself.
+        if self.entry.trace is not None and not (state is not None and state.type is StateType.COMPLETED):
+            # As in every run: what it has started may go on after a good end only.
             await self.runner.infrastructure.clear(self.entry.trace)
         ended = self.entry.ended or self._unknown_end()
         hooks = None
