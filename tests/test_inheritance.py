@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import trio
 import trio.testing
 from inheritance_support import TRACE, LastingWorld
 
+from trioworker.ledger.entry import Stage
 
 Clock = trio.testing.MockClock
 
@@ -46,4 +48,16 @@ async def test_what_a_run_has_left_behind_goes_on_after_a_good_end(
     async with world.working():
         await trio.sleep(LONG)
     assert world.cleared == []
+    assert world.storage.entries == {}
+
+
+async def test_two_attempts_at_one_run_are_seen_to_one_after_the_other(
+    autojump_clock: Clock, world: LastingWorld
+) -> None:
+    run = await world.left("Running")
+    world.enter(run, uuid.uuid4(), Stage.CLAIMED)
+    async with world.working() as worker:
+        await world.api.wait_for_state(run.id, "Crashed")
+        await trio.sleep(LONG)
+        assert worker.runs_in_hand == 0
     assert world.storage.entries == {}

@@ -6,7 +6,7 @@ gone, and from time to time. It waits for no slot, since what goes on has one al
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -78,10 +78,12 @@ class Reconciliation:
         taken_up = [entry for entry in entries if entry.attempt not in self._seen_to]
         if taken_up:
             self.notify(Notice(f"Taking up {count_runs(len(taken_up))} whose end is not settled."))
-        for entry in entries:
-            # Shielded, as when a run is taken in hand that was polled; it waits for nothing.
-            with trio.CancelScope(shield=True):
-                await runs.start(self._see_through, entry)
+        for of_run in _by_runs(entries):
+            # Somebody may have taken it in hand while another one was.
+            if of_run[0].flow_run_id not in self.runner.active:
+                # Shielded, as when a run is taken in hand that was polled; it waits for nothing.
+                with trio.CancelScope(shield=True):
+                    await runs.start(self._see_all_through, of_run)
 
     def _is_due(self, entry: Entry, now: float) -> bool:
         if entry.flow_run_id in self.runner.active:
@@ -89,9 +91,15 @@ class Reconciliation:
         again = self._seen_to.get(entry.attempt, now)
         return now >= max(again, self._put_off.get(entry.attempt, now))
 
-    async def _see_through(  # noqa: ASYNC128 - passed on
-        self, entry: Entry, *, task_status: trio.TaskStatus[None]
+    async def _see_all_through(
+        self, attempts: Sequence[Entry], *, task_status: trio.TaskStatus[None]
     ) -> None:
+        """See to what is known of one run, one attempt after the other, as a run is in hand only once."""
+        for attempt in attempts:
+            await self._see_through(attempt, task_status=task_status)
+            task_status = trio.TASK_STATUS_IGNORED
+
+    async def _see_through(self, entry: Entry, *, task_status: trio.TaskStatus[None]) -> None:
         attempt = entry.attempt
         # Of this worker itself no request is on its way any more.
         is_last_look = attempt in self._seen_to or not self.runner.ledger.is_inherited(attempt)
@@ -106,3 +114,11 @@ class Reconciliation:
             self._seen_to[attempt] = now + _IN_FLIGHT_SECONDS
         if run.state is not None and run.state.type is StateType.SCHEDULED:
             self.look_for(entry.flow_run_id)
+
+
+def _by_runs(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The entries of each run, in their order."""
+    by_runs: dict[UUID, list[Entry]] = {}
+    for entry in entries:
+        by_runs.setdefault(entry.flow_run_id, []).append(entry)
+    return list(by_runs.values())
