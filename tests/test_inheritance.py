@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import trio
 import trio.testing
 from inheritance_support import TRACE, LastingWorld
 
-from trioworker.ledger.entry import Stage
+from trioworker.ledger.entry import Entry, Stage
+from trioworker.ledger.ledger import LedgerError
+from trioworker.testing import Script
+from trioworker.testing.memory_ledger import MemoryStorage
 
 Clock = trio.testing.MockClock
 
@@ -61,3 +66,33 @@ async def test_two_attempts_at_one_run_are_seen_to_one_after_the_other(
         await trio.sleep(LONG)
         assert worker.runs_in_hand == 0
     assert world.storage.entries == {}
+
+
+class FullStorage(MemoryStorage):
+    """Cannot be written to.
+
+    Attributes:
+        full: as long as this is so.
+    """
+
+    full = True
+
+    async def write(self, kept: Sequence[Entry], dropped: Sequence[UUID]) -> None:
+        if self.full:
+            raise LedgerError("database or disk is full")
+        await super().write(kept, dropped)
+
+
+async def test_what_could_not_be_written_down_is_as_soon_as_there_is_room(
+    autojump_clock: Clock, world: LastingWorld
+) -> None:
+    world.storage = storage = FullStorage()
+    run = world.schedule(Script(seconds=1000))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Running")
+        assert storage.entries == {}
+        storage.full = False
+        await trio.sleep(100)
+        assert [entry.stage for entry in storage.entries.values()] == [Stage.LAUNCHED]
+        await world.api.wait_for_state(run.id, "Completed")
+    assert storage.entries == {}
