@@ -12,9 +12,11 @@ import trio
 import trio.testing
 from inheritance_support import TRACE, LastingWorld
 
+from trioworker.infrastructure.protocol import Gone, Outcome, Running, Trace, Unknown
 from trioworker.ledger.entry import Entry, Stage
 from trioworker.ledger.ledger import LedgerError
 from trioworker.testing import Script
+from trioworker.testing.fake_infrastructure import FakeJob
 from trioworker.testing.memory_ledger import MemoryStorage
 
 Clock = trio.testing.MockClock
@@ -96,3 +98,25 @@ async def test_what_could_not_be_written_down_is_as_soon_as_there_is_room(
         assert [entry.stage for entry in storage.entries.values()] == [Stage.LAUNCHED]
         await world.api.wait_for_state(run.id, "Completed")
     assert storage.entries == {}
+
+
+async def test_run_that_is_left_before_its_number_is_known_is_not_offered_to_others(
+    autojump_clock: Clock, world: LastingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start_and_wait(
+        job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> Outcome:
+        await job.assignment.note_trace(Trace(None))
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def find(flow_run_id: UUID, trace: Trace) -> Running | Gone | Unknown:
+        return Running(Trace("4711"))
+
+    monkeypatch.setattr(world.infrastructure, "run", start_and_wait)
+    monkeypatch.setattr(world.infrastructure, "find", find)
+    run = world.schedule()
+    async with world.working(on_shutdown="leave", drain_timeout=1):
+        await trio.sleep(5)
+    assert world.states(run)[-1] == "Submitting"
+    assert [entry.stage for entry in world.storage.entries.values()] == [Stage.LAUNCHING]

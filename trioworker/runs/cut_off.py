@@ -59,7 +59,7 @@ class CutOff:
             APIError: the API refuses to hear of it.
         """
         policy = self.shutdown.policy
-        if await self._goes_on():
+        if await self.goes_on():
             if policy != "leave":
                 raise InfrastructureError("its process does not end")
             reason = f"Left running by worker '{self.worker_name}', for the next one of its name."
@@ -74,7 +74,7 @@ class CutOff:
         await self.settlement.settle(reason, fate=fate)
         self.active.note_end(RunEnd.CUT_OFF, reason)
 
-    async def _goes_on(self) -> bool:
+    async def goes_on(self) -> bool:
         """Whether what was started for the run has not ended, or may not have."""
         entry = self.active.record.entry
         if entry is None or entry.trace is None:

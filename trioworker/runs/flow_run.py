@@ -488,7 +488,7 @@ class _Life:
         """Speak for a run that the worker's end has interrupted; its process is gone by now, unless it is left."""
         if self.claim_sent_at is None:
             return
-        if self.active.identifier is None:
+        if self.active.identifier is None and not await self.cut_off.goes_on():
             await self._make_sure_of_claim()
             await self._give_back("the worker was stopped")
         execution = self.execution
