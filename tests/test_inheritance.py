@@ -120,3 +120,28 @@ async def test_run_that_is_left_before_its_number_is_known_is_not_offered_to_oth
         await trio.sleep(5)
     assert world.states(run)[-1] == "Submitting"
     assert [entry.stage for entry in world.storage.entries.values()] == [Stage.LAUNCHING]
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_what_a_run_has_left_behind_is_cleared_away_that_ended_well_but_said_nothing(
+    autojump_clock: Clock, world: LastingWorld, *, cancelled: bool
+) -> None:
+    run = world.schedule(Script(seconds=20, ends=None))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Running")
+        if cancelled:
+            await trio.sleep(19.5)
+            world.api.cancel(run.id)
+        await world.api.wait_for_state(run.id, "Cancelled" if cancelled else "Crashed")
+        await trio.sleep(1)
+    assert [trace.identifier for trace in world.cleared] == ["1001"]
+
+
+async def test_nothing_is_cleared_away_of_a_run_that_has_completed(
+    autojump_clock: Clock, world: LastingWorld
+) -> None:
+    run = world.schedule(Script(seconds=20))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Completed")
+        await trio.sleep(1)
+    assert world.cleared == []

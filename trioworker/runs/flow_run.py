@@ -441,12 +441,24 @@ class _Life:
         reported = await self._settle(outcome, hooks)
         if reported is StateType.CRASHED and outcome.status_code == 0:
             self.run_log.alarm(f"Flow run '{self.flow_run.name}': {outcome.message}")
+        if reported is not None and outcome.status_code == 0:
+            await self._clear()
         if reported is StateType.CRASHED and outcome.hint:
             self.run_log.info(outcome.hint)
         elif reported is StateType.CANCELLED:
             facts = execution.prepared.facts
             runner.outbox.event(events.flow_run_cancelled(runner.worker, facts, runner.now()))
         self._note_outcome(execution, outcome)
+
+    async def _clear(self) -> None:
+        """End what a run has left behind whose process had ended well, as it seemed, though the run has not."""
+        entry = self.active.record.entry
+        if entry is None or entry.trace is None:
+            return
+        try:
+            await self.runner.infrastructure.clear(entry.trace)
+        except InfrastructureError as error:
+            self.run_log.alarm(f"Flow run '{self.flow_run.name}': something of it may go on: {error}")
 
     def _note_outcome(self, execution: _Execution, outcome: Outcome) -> None:
         if outcome.state is not None and outcome.state.name == "Scheduled":
