@@ -12,6 +12,8 @@ import trio
 import trio.testing
 from inheritance_support import TRACE, LastingWorld
 
+from trioworker.api.errors import APIUnavailableError
+from trioworker.api.models import FlowRun, ProposedState, StateType
 from trioworker.infrastructure.protocol import Gone, Outcome, Running, Trace, Unknown
 from trioworker.ledger.entry import Entry, Stage
 from trioworker.ledger.ledger import LedgerError
@@ -145,3 +147,55 @@ async def test_nothing_is_cleared_away_of_a_run_that_has_completed(
         await world.api.wait_for_state(run.id, "Completed")
         await trio.sleep(1)
     assert world.cleared == []
+
+
+async def claim_once_more(world: LastingWorld, run: FlowRun) -> None:
+    """Have the first claim of a run take effect, which lay somewhere."""
+    claim = next(call for call in world.api.calls if call.method == "set_flow_run_state")
+    assert claim.arguments["state"].type is StateType.PENDING
+    await world.api.set_flow_run_state(run.id, claim.arguments["state"])
+
+
+@pytest.mark.parametrize("end", ["Completed", "Failed"])
+async def test_run_is_put_back_that_a_claim_overtakes_after_its_end(
+    autojump_clock: Clock, world: LastingWorld, end: str
+) -> None:
+    """Its first attempt found nobody, as it seemed, and comes when the run has ended by the second one."""
+    world.api.fail("set_flow_run_state", APIUnavailableError("connection lost"))
+    run = world.schedule(Script(seconds=5, ends=end))
+    async with world.working():
+        await world.api.wait_for_state(run.id, end)
+        await trio.sleep(20)
+        await claim_once_more(world, run)
+        assert world.states(run)[-1] == "Pending"
+        await trio.sleep(LONG)
+    assert world.states(run)[-2:] == ["Pending", end]
+    assert len(world.infrastructure.executions) == 1
+    assert world.storage.entries == {}
+
+
+async def test_run_is_put_back_that_a_claim_of_a_worker_overtakes_which_is_gone(
+    autojump_clock: Clock, world: LastingWorld
+) -> None:
+    run = await world.left("Running", "Completed")
+    [attempt] = world.storage.entries
+    late = ProposedState(type=StateType.PENDING, name="Pending", transition_id=attempt)
+    async with world.working():
+        await trio.sleep(30)
+        await world.api.set_flow_run_state(run.id, late)
+        await trio.sleep(LONG)
+    assert world.states(run)[-2:] == ["Pending", "Completed"]
+    assert world.infrastructure.executions == []
+
+
+async def test_run_whose_requests_were_all_answered_is_not_looked_at_again(
+    autojump_clock: Clock, world: LastingWorld
+) -> None:
+    run = world.schedule(Script(seconds=5))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Completed")
+        await trio.sleep(1)
+        assert world.storage.entries == {}
+        looks = world.api.count("read_flow_run")
+        await trio.sleep(LONG)
+        assert world.api.count("read_flow_run") == looks

@@ -16,15 +16,11 @@ import trio
 from trioworker.api.models import StateType
 from trioworker.ledger.entry import Entry
 from trioworker.notices import Notice, Notify, count_runs
-from trioworker.runs.flow_run import FlowRunner
+from trioworker.runs.flow_run import IN_FLIGHT_SECONDS, FlowRunner
 from trioworker.runs.inheritance import inherit
 from trioworker.service import Rhythm, WakeUp, repeat
 
 __all__ = ["Reconciliation"]
-
-# Seconds for which a request of a worker that is gone may lie in the server before it takes effect. So long after a
-# run has been seen to, it is looked at once more.
-_IN_FLIGHT_SECONDS = 60.0
 
 # Seconds until the next attempt at a run that could not be seen to, if the API is not away in between.
 _PAUSE_SECONDS = 600.0
@@ -44,8 +40,7 @@ class Reconciliation:
     notify: Notify
     look_for: Callable[[UUID], None]
     _wake_up: WakeUp = attrs.field(factory=WakeUp, init=False)
-    # By attempts: those seen to, which are looked at once more, and those to be tried anew; from when on.
-    _seen_to: dict[UUID, float] = attrs.field(factory=dict, init=False)
+    # By attempts: those to be tried anew, and from when on.
     _put_off: dict[UUID, float] = attrs.field(factory=dict, init=False)
 
     async def keep_looking(self, runs: trio.Nursery, rhythm: Rhythm) -> None:
@@ -76,7 +71,7 @@ class Reconciliation:
         """
         now = trio.current_time()
         entries = [entry for entry in self.runner.ledger.entries if self._is_due(entry, now)]
-        taken_up = [entry for entry in entries if entry.attempt not in self._seen_to]
+        taken_up = [entry for entry in entries if entry.attempt not in self.runner.second_looks]
         if taken_up:
             self.notify(Notice(f"Taking up {count_runs(len(taken_up))} whose end is not settled."))
         for of_run in _by_runs(entries):
@@ -89,7 +84,7 @@ class Reconciliation:
     def _is_due(self, entry: Entry, now: float) -> bool:
         if entry.flow_run_id in self.runner.active:
             return False
-        again = self._seen_to.get(entry.attempt, now)
+        again = self.runner.second_looks.get(entry.attempt, now)
         return now >= max(again, self._put_off.get(entry.attempt, now))
 
     async def _see_all_through(
@@ -102,17 +97,16 @@ class Reconciliation:
 
     async def _see_through(self, entry: Entry, *, task_status: trio.TaskStatus[None]) -> None:
         attempt = entry.attempt
-        # Of this worker itself no request is on its way any more.
-        is_last_look = attempt in self._seen_to or not self.runner.ledger.is_inherited(attempt)
+        is_last_look = attempt in self.runner.second_looks or not self.runner.ledger.is_inherited(attempt)
         run = await inherit(self.runner, entry, keep_entry=not is_last_look, task_status=task_status)
         now = trio.current_time()
         if not run.is_settled:
             self._put_off[attempt] = now + _PAUSE_SECONDS
-        elif is_last_look:
-            self._seen_to.pop(attempt, None)
-            self._put_off.pop(attempt, None)
-        else:
-            self._seen_to[attempt] = now + _IN_FLIGHT_SECONDS
+            return
+        self._put_off.pop(attempt, None)
+        if not is_last_look:
+            # A request of the worker that is gone may yet take effect; nobody knows which were answered.
+            self.runner.second_looks[attempt] = now + IN_FLIGHT_SECONDS
         if run.state is not None and run.state.type is StateType.SCHEDULED:
             self.look_for(entry.flow_run_id)
 

@@ -100,6 +100,8 @@ class ActiveRun:
         ending: how it ended, once that is known.
         transition_ids: of every state that this worker proposed for it, or the one whose run it has taken over.
         cancel_requested: set when somebody wants it cancelled.
+        in_doubt_since: when a request for a state was last without an answer, so that it may yet take effect, on
+            Trio's clock; None if all were answered.
         record: what the ledger knows of it.
     """
 
@@ -116,6 +118,7 @@ class ActiveRun:
     ending: Ending | None = None
     transition_ids: set[UUID] = attrs.field(factory=set)
     cancel_requested: trio.Event = attrs.field(factory=trio.Event)
+    in_doubt_since: float | None = None
     record: RunRecord = attrs.field(
         default=attrs.Factory(lambda self: RunRecord(Ledger(), self.flow_run, ""), takes_self=True)
     )
@@ -134,6 +137,10 @@ class ActiveRun:
         if not self.claimed:
             self.claimed = True
             self.observer.run_claimed(self)
+
+    def note_doubt(self) -> None:
+        """Take note that a request for a state was not answered."""
+        self.in_doubt_since = trio.current_time()
 
     def note_start(self, identifier: str) -> None:
         """Take note of where the run runs."""

@@ -122,6 +122,33 @@ def judge_refusal(history: Sequence[State], refused_as: State, found_as: UUID | 
     return None if left_as is None else Late(left_as)
 
 
+def overtaken(
+    history: Sequence[State], current: State | None, own_transition_ids: AbstractSet[UUID]
+) -> State | None:
+    """The state that a request of ours has overwritten which took effect when the run was past it; None if none has.
+
+    A request whose answer is lost is repeated, and may itself take effect much later: the server then takes it for
+    the wish to run once more what has ended by then, or what somebody has been offered.
+
+    Args:
+        history: all states of the run, oldest first.
+        current: the state that it has now.
+        own_transition_ids: of all states that we have proposed for it.
+    """
+    if current is None or current.type is not StateType.PENDING:
+        return None
+    if current.state_details.transition_id not in own_transition_ids:
+        return None
+    before = [state for state in history if state.id != current.id]
+    if not before:
+        return None
+    last = before[-1]
+    if last.type is StateType.SCHEDULED:
+        was_claimed = any(state.state_details.transition_id in own_transition_ids for state in before)
+        return last if was_claimed else None
+    return last if last.type.is_final else None
+
+
 def _left_by_others(others: Sequence[State], found_as: UUID | None) -> State | None:
     """The state in which others have left a run that they have executed; None if they have not, or still do."""
     if not others:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, NoReturn
+from uuid import UUID
 
 import attrs
 import trio
@@ -55,6 +56,9 @@ CANCEL_GRACE = 30.0
 # all kinds of things.
 _PROOF_GOOD_FOR = 10.0
 
+# Seconds for which a request may lie in the server before it takes effect, when nobody waits for its answer any more.
+IN_FLIGHT_SECONDS = 60.0
+
 _NEVER_BEGAN = "Flow run was cancelled before it began."
 
 
@@ -76,6 +80,8 @@ class FlowRunner:
         now: the time of day.
         ledger: takes down what is claimed.
         submissions: tell the server which runs are about to be started.
+        second_looks: the attempts in the ledger that are settled, but are to be looked at once more, and from when
+            on, on Trio's clock.
     """
 
     api: PrefectAPI
@@ -93,6 +99,7 @@ class FlowRunner:
     submissions: Submissions = attrs.field(
         default=attrs.Factory(lambda self: Submissions(self.api), takes_self=True), init=False
     )
+    second_looks: dict[UUID, float] = attrs.field(factory=dict, init=False)
 
     @property
     def worker(self) -> WorkerIdentity:
@@ -141,8 +148,15 @@ class FlowRunner:
         return active
 
     async def close_record(self, active: ActiveRun) -> None:
-        """Strike a run out of the ledger, if there is nothing left to do about it."""
-        if active.is_settled:
+        """Strike a run out of the ledger, if there is nothing left to do about it, and no request can undo that."""
+        entry = active.record.entry
+        if not active.is_settled or entry is None:
+            return
+        in_doubt_since = active.in_doubt_since
+        if in_doubt_since is not None and trio.current_time() < in_doubt_since + IN_FLIGHT_SECONDS:
+            self.second_looks[entry.attempt] = in_doubt_since + IN_FLIGHT_SECONDS
+        else:
+            self.second_looks.pop(entry.attempt, None)
             with self.shutdown.unbroken():
                 await active.record.strike_out()
 

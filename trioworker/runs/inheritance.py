@@ -16,12 +16,13 @@ import attrs
 import trio
 
 from trioworker.api.errors import ObjectNotFoundError
-from trioworker.api.models import FlowRun, State, StateType
+from trioworker.api.models import FlowRun, ProposedState, State, StateType
 from trioworker.errors import sole_errors_bare
 from trioworker.infrastructure.protocol import InfrastructureError, Running, Trace, Unknown
 from trioworker.ledger.entry import Entry, Stage
 from trioworker.runs.active import ActiveRun, RunEnd
 from trioworker.runs.boundary import NotOursError, failure_boundary
+from trioworker.runs.claim import overtaken
 from trioworker.runs.conclusion import scheduled
 from trioworker.runs.cut_off import CutOff
 from trioworker.runs.flow_run import CANCEL_GRACE, FlowRunner
@@ -184,7 +185,12 @@ class _Inherited:
         current = await self._read()
         if current is None:
             raise NotOursError("somebody has deleted it")
-        if not is_last_claim(await self.requests.history(), self.entry.attempt):
+        history = await self.requests.history()
+        left_as = overtaken(history, current.state, self.active.transition_ids)
+        if left_as is not None:
+            await self._put_back(left_as)
+            return
+        if not is_last_claim(history, self.entry.attempt):
             raise NotOursError("it was not claimed, or somebody else has claimed it since")
         # With the place that was reported for it, which nobody else has done.
         self.active.flow_run = current
@@ -203,6 +209,13 @@ class _Inherited:
             self.active.note_claim()
             self.run_log.alarm(f"Flow run '{self.active.flow_run.name}': {ended}")
         self.active.note_end(RunEnd.EXECUTED, ended)
+
+    async def _put_back(self, left_as: State) -> None:
+        """Leave the run as it was before a request of ours that came too late."""
+        reason = f"a request of worker '{self.entry.worker_name}' took effect when it was over"
+        await self.requests.propose(ProposedState.again(left_as), force=left_as.type.is_final)
+        self.run_log.info(f"Flow run '{self.active.flow_run.name}' is {left_as.label} again: {reason}")
+        self.active.note_end(RunEnd.LOST, reason)
 
     @property
     def _never_began(self) -> bool:

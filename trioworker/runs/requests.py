@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from trioworker.api.client import PrefectAPI
-from trioworker.api.errors import APIError, ObjectNotFoundError
+from trioworker.api.errors import APIError, APIUnavailableError, MalformedAnswerError, ObjectNotFoundError
 from trioworker.api.handing_on import HandingOn
 from trioworker.api.models import (
     Deployment,
@@ -154,12 +154,20 @@ class RunRequests:
         else:
             action = partial(self.api.set_flow_run_state, self._flow_run.id, state, force=force)
         while True:
-            result = await self._patiently(action, strikes)
+            result = await self._patiently(partial(self._without_doubt, action), strikes)
             if result.state is not None:
                 self.active.state = result.state
             if result.status is not SetStateStatus.WAIT:
                 return result
             await trio.sleep(max(result.details.delay_seconds, 0.1))
+
+    async def _without_doubt(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Make a request for a state; should its answer not come, take note that it may yet take effect."""
+        try:
+            return await action()
+        except (APIUnavailableError, MalformedAnswerError, trio.Cancelled):
+            self.active.note_doubt()
+            raise
 
     async def report(self, *states: ProposedState, write: Callable[[str], None] | None = None) -> bool:
         """Propose states in order; False as soon as one is not accepted.

@@ -136,7 +136,11 @@ class Submissions:
             )
             for submission in submissions:
                 _take_down(submission, answers.get(submission.run.flow_run.id))
+        except trio.Cancelled:
+            _note_doubt(submissions)
+            raise
         except (APIUnavailableError, NotAuthenticatedError, NotPermittedError) as error:
+            _note_doubt(submissions)
             _logger.debug("%d flow runs are submitted one by one: %s", len(submissions), error)
         except APIError as error:
             # An older server has no such request.
@@ -150,6 +154,12 @@ class Submissions:
 def _has_lease(run: ActiveRun) -> bool:
     """Whether a run has a slot of its deployment's concurrency limit, which the server might mix up with others'."""
     return run.state is not None and run.state.state_details.deployment_concurrency_lease_id is not None
+
+
+def _note_doubt(submissions: Sequence[_Submission]) -> None:
+    """Take note that the request for several runs was not answered."""
+    for submission in submissions:
+        submission.run.note_doubt()
 
 
 def _take_down(submission: _Submission, answer: OrchestrationResult | None) -> None:
