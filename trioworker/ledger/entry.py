@@ -47,6 +47,8 @@ class Entry:
         deployment_id: of its deployment, if it has one.
         worker_name: of the worker that has claimed it.
         due: when it was to start.
+        found_as: the id of the state in which it was found to be due.
+        found_at: where it was said to run then, from an earlier attempt; None for nowhere.
         stage: how far it has come.
         transition_ids: of every state that was proposed for it, the claim's among them.
         trace: by which what was started for it can be found.
@@ -61,6 +63,8 @@ class Entry:
     deployment_id: UUID | None = None
     worker_name: str = ""
     due: datetime | None = None
+    found_as: UUID | None = None
+    found_at: str | None = None
     stage: Stage = Stage.CLAIMED
     transition_ids: frozenset[UUID] = frozenset()
     trace: Trace | None = None
@@ -76,4 +80,6 @@ class Entry:
             flow_id=self.flow_id,
             deployment_id=self.deployment_id,
             next_scheduled_start_time=self.due,
+            state_id=self.found_as,
+            infrastructure_pid=self.found_at,
         )

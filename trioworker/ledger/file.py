@@ -229,6 +229,8 @@ def _encoded(entry: Entry) -> str:
             "deployment_id": None if entry.deployment_id is None else str(entry.deployment_id),
             "worker_name": entry.worker_name,
             "due": None if entry.due is None else entry.due.isoformat(),
+            "found_as": None if entry.found_as is None else str(entry.found_as),
+            "found_at": entry.found_at,
             "stage": entry.stage.value,
             "transition_ids": sorted(map(str, entry.transition_ids)),
             "trace": None if entry.trace is None else [entry.trace.identifier, entry.trace.details],
@@ -247,6 +249,7 @@ def _decoded(document: str) -> Entry:
     try:
         fields: dict[str, Any] = json.loads(document)
         deployment_id, due, trace = fields["deployment_id"], fields["due"], fields["trace"]
+        found_as = fields["found_as"]
         return Entry(
             attempt=UUID(fields["attempt"]),
             flow_run_id=UUID(fields["flow_run_id"]),
@@ -255,6 +258,8 @@ def _decoded(document: str) -> Entry:
             deployment_id=None if deployment_id is None else UUID(deployment_id),
             worker_name=fields["worker_name"],
             due=None if due is None else datetime.fromisoformat(due),
+            found_as=None if found_as is None else UUID(found_as),
+            found_at=fields["found_at"],
             stage=Stage(fields["stage"]),
             transition_ids=frozenset(map(UUID, fields["transition_ids"])),
             trace=None if trace is None else Trace(*trace),

@@ -15,14 +15,14 @@ from uuid import UUID
 import attrs
 import trio
 
-from trioworker.api.errors import ObjectNotFoundError
+from trioworker.api.errors import APIError, ObjectNotFoundError
 from trioworker.api.models import FlowRun, ProposedState, State, StateType
 from trioworker.errors import sole_errors_bare
-from trioworker.infrastructure.protocol import InfrastructureError, Running, Trace, Unknown
+from trioworker.infrastructure.protocol import Gone, InfrastructureError, Running, Trace, Unknown
 from trioworker.ledger.entry import Entry, Stage
 from trioworker.runs.active import ActiveRun, RunEnd
 from trioworker.runs.boundary import NotOursError, failure_boundary
-from trioworker.runs.claim import overtaken
+from trioworker.runs.claim import Granted, Late, judge_claim, overtaken
 from trioworker.runs.conclusion import scheduled
 from trioworker.runs.cut_off import CutOff
 from trioworker.runs.flow_run import CANCEL_GRACE, FlowRunner
@@ -66,7 +66,7 @@ async def inherit(
         cut_off = CutOff(
             active, run_log, settlement, runner.infrastructure, runner.shutdown, runner.worker.name
         )
-        life = _Inherited(runner, entry, active, run_log, requests, settlement)
+        life = _Inherited(runner, entry, active, run_log, requests, settlement, cut_off)
         ended = False
         try:
             with failure_boundary(active, run_log, lost="Left"):
@@ -75,9 +75,7 @@ async def inherit(
         finally:
             if not ended:
                 # Shields itself, and is bounded.
-                await cut_off.have_last_words(  # noqa: ASYNC102
-                    cut_off.conclude if life.watched else life.conclude
-                )
+                await cut_off.have_last_words(life.conclude_cut_off)  # noqa: ASYNC102
             if not keep_entry:
                 await runner.close_record(active)  # noqa: ASYNC102 - shielded and bounded in there
     return active
@@ -104,7 +102,9 @@ class _Inherited:
     """What is known of one such run.
 
     Attributes:
-        watched: whether what was started for it goes on, or did when it was looked for.
+        trace: by which what was started for it can be found; None if nothing was.
+        found: whether that goes on, or did until now; None before it has been looked for.
+        watched: whether that is being watched.
     """
 
     runner: FlowRunner
@@ -113,27 +113,64 @@ class _Inherited:
     run_log: RunLog
     requests: RunRequests
     settlement: Settlement
-    watched: bool = False
+    cut_off: CutOff
+    trace: Trace | None = attrs.field(
+        default=attrs.Factory(lambda self: self.entry.trace, takes_self=True), init=False
+    )
+    found: Running | Gone | None = attrs.field(default=None, init=False)
+    watched: bool = attrs.field(default=False, init=False)
 
     async def live(self) -> None:
         """From where the earlier worker has left it to its end."""
-        trace = self.entry.trace
-        if trace is None:
+        if self.trace is None:
             await self.conclude()
             return
-        found = await self.runner.infrastructure.find(self.entry.flow_run_id, trace)
-        if isinstance(found, Unknown):
-            raise InfrastructureError(f"whether it still runs cannot be told, because {found.reason}")
-        if isinstance(found, Running):
-            trace = found.trace
-            await self.active.record.note_trace(trace)
+        await self._look_for(self.trace)
         async with AsyncExitStack() as stack:
             # With what is left of its directories, which go with the run.
-            remains = self.runner.infrastructure.open_remains(self.entry.flow_run_id, trace)
+            remains = self.runner.infrastructure.open_remains(self.entry.flow_run_id, self.trace)
             job = await stack.enter_async_context(remains)
-            if isinstance(found, Running):
-                await self._watch(job, trace)
+            if isinstance(self.found, Running):
+                await self._watch(job, self.trace)
             await self.conclude(job)
+
+    async def _look_for(self, trace: Trace) -> None:
+        """Look for what was started.
+
+        Raises:
+            InfrastructureError: it cannot be told whether that goes on.
+            NotOursError: nor does that matter any more.
+        """
+        found = await self.runner.infrastructure.find(self.entry.flow_run_id, trace)
+        if isinstance(found, Unknown):
+            current, history = await self._read_with_history()
+            if current.state is not None and current.state.type.is_final:
+                raise NotOursError(f"it ended {current.state.label}")
+            self._require_ours(history)
+            raise InfrastructureError(f"whether it still runs cannot be told, because {found.reason}")
+        if isinstance(found, Running):
+            self.trace = found.trace
+            self.active.identifier = found.trace.identifier
+            await self.active.record.note_trace(found.trace)
+        self.found = found
+
+    async def conclude_cut_off(self) -> None:
+        """Do as the shutdown policy says, wherever the worker's end has met with the run."""
+        if self.trace is not None and self.found is None:
+            await self._look_for(self.trace)
+        if self.trace is None or not isinstance(self.found, Running):
+            await self.conclude()
+            return
+        if not self.watched:
+            infrastructure, trace = self.runner.infrastructure, self.trace
+            async with infrastructure.open_remains(self.entry.flow_run_id, trace) as job:
+                # Watched by somebody who is cancelled, it becomes of it what is to become of any that is cut off.
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await infrastructure.adopt(
+                        job, trace, shutdown_policy=lambda: self.runner.shutdown.policy
+                    )
+        await self.cut_off.conclude()
 
     async def _watch(self, job: Any, trace: Trace) -> None:
         """Wait for the end of what goes on."""
@@ -146,34 +183,41 @@ class _Inherited:
             f" '{self.entry.worker_name}' has started; watching it"
         )
         infrastructure = self.runner.infrastructure
-
-        async def watch() -> None:
-            await infrastructure.adopt(job, trace, shutdown_policy=lambda: self.runner.shutdown.policy)
-            beside.cancel_scope.cancel()
-
         with sole_errors_bare():
             async with trio.open_nursery() as beside:
+                # These begin after it is watched, so that `kill` knows it.
                 beside.start_soon(self._kill_when_cancelled, identifier)
                 beside.start_soon(self._see_what_is_wanted, identifier)
-                beside.start_soon(watch)
-        self.watched = False
+                await infrastructure.adopt(job, trace, shutdown_policy=lambda: self.runner.shutdown.policy)
+                beside.cancel_scope.cancel()
+        self.found, self.watched = Gone(), False
 
     async def _see_what_is_wanted(self, identifier: str) -> None:
-        """See whether somebody wanted the run cancelled while nobody watched, and tell where it runs."""
-        current = await self._read()
-        if current is None or current.state is None:
-            return
-        if current.state.type is StateType.CANCELLING:
-            self.active.cancel_requested.set()
-        if current.infrastructure_pid != identifier and not current.state.type.is_final:
-            await self.requests.report_place(identifier)
+        """See whether somebody wanted the run cancelled while nobody watched, and tell where it runs.
+
+        Nothing is the worse for it if that cannot be done, the run itself least of all.
+        """
+        try:
+            current = await self._read()
+            if current is None or current.state is None:
+                return
+            if current.state.type is StateType.CANCELLING:
+                self.active.cancel_requested.set()
+            if current.infrastructure_pid == identifier or current.state.type.is_final:
+                return
+            if is_last_claim(await self.requests.history(), self.entry.attempt):
+                await self.requests.report_place(identifier)
+        except APIError as error:
+            self.run_log.warning(
+                f"What has become of flow run '{self.active.flow_run.name}' cannot be read: {error}"
+            )
 
     async def _kill_when_cancelled(self, identifier: str) -> None:
         await self.active.cancel_requested.wait()
         self.run_log.note(f"Cancelling flow run '{self.active.flow_run.name}'")
         try:
             await self.runner.infrastructure.kill(identifier, CANCEL_GRACE, intent="cancel")
-        except InfrastructureError as error:
+        except Exception as error:  # noqa: BLE001 - the run goes on, and it is watched
             self.run_log.alarm(f"Flow run '{self.active.flow_run.name}' could not be killed: {error}")
 
     async def conclude(self, job: Any = None) -> None:
@@ -182,25 +226,25 @@ class _Inherited:
         Args:
             job: what is left of it, to call its flow's hooks with; None for no hooks.
         """
-        current = await self._read()
-        if current is None:
-            raise NotOursError("somebody has deleted it")
-        history = await self.requests.history()
+        current, history = await self._read_with_history()
         left_as = overtaken(history, current.state, self.active.transition_ids)
         if left_as is not None:
             await self._put_back(left_as)
             return
-        if not is_last_claim(history, self.entry.attempt):
-            raise NotOursError("it was not claimed, or somebody else has claimed it since")
-        # With the place that was reported for it, which nobody else has done.
-        self.active.flow_run = current
+        self._require_ours(history)
         state = current.state
+        if self.entry.stage is Stage.CLAIMED:
+            await self._make_sure_of_claim(state, history)
         if self._never_began and state is not None and state.type is StateType.PENDING:
             await self._give_back(current)
             return
-        if self.entry.trace is not None and not (state is not None and state.type is StateType.COMPLETED):
+        if self.trace is not None and not (state is not None and state.type is StateType.COMPLETED):
             # As in every run: what it has started may go on after a good end only.
-            await self.runner.infrastructure.clear(self.entry.trace)
+            await self.runner.infrastructure.clear(self.trace)
+        # Nobody has claimed it since, so wherever it was said to run, that is the attempt's doing.
+        self.active.flow_run = attrs.evolve(
+            self.active.flow_run, infrastructure_pid=current.infrastructure_pid
+        )
         ended = self.entry.ended or self._unknown_end()
         hooks = None
         if job is not None:
@@ -208,7 +252,8 @@ class _Inherited:
         if await self.settlement.settle(ended, hooks, fate=self.entry.fate) is not None:
             self.active.note_claim()
             self.run_log.alarm(f"Flow run '{self.active.flow_run.name}': {ended}")
-        self.active.note_end(RunEnd.EXECUTED, ended)
+        never_started = self.entry.stage is Stage.CLAIMED
+        self.active.note_end(RunEnd.NOT_STARTED if never_started else RunEnd.EXECUTED, ended)
 
     async def _put_back(self, left_as: State) -> None:
         """Leave the run as it was before a request of ours that came too late."""
@@ -222,6 +267,32 @@ class _Inherited:
         """Whether nothing of the run has been executed while it is Pending."""
         # Whoever speaks for itself begins with `Running`.
         return self.entry.stage is Stage.CLAIMED or self.runner.infrastructure.speaks_for_itself
+
+    async def _make_sure_of_claim(self, state: State | None, history: Sequence[State]) -> None:
+        """See to it that the run is the attempt's, of which nobody had made sure yet.
+
+        Raises:
+            NotOursError: it is somebody else's, or nobody's; if others had executed it before the claim took effect,
+                it is put back as it was.
+        """
+        if state is None or state.type is StateType.CANCELLING:
+            return
+        upto = [known.state_details.transition_id for known in history].index(self.entry.attempt) + 1
+        verdict = judge_claim(history[:upto], {self.entry.attempt}, self.entry.found_as)
+        if isinstance(verdict, Late) and state.type is StateType.PENDING:
+            left_as = verdict.left_as
+            await self.requests.propose(ProposedState.again(left_as), force=left_as.type.is_final)
+        if not isinstance(verdict, Granted):
+            raise NotOursError("somebody else has run it")
+        if self.runner.infrastructure.speaks_for_itself:
+            # All that has been said about it since, the attempt has said, whether or not that was written down.
+            self.active.transition_ids |= {
+                known.state_details.transition_id
+                for known in history[upto:]
+                if known.state_details.transition_id is not None
+            }
+        elif state.type is not StateType.PENDING:
+            raise NotOursError(f"it is {state.label}, though nothing was started for it here")
 
     async def _give_back(self, current: FlowRun) -> None:
         """Offer the run to any worker."""
@@ -239,12 +310,34 @@ class _Inherited:
             self.active.note_end(RunEnd.NOT_STARTED, reason)
 
     def _unknown_end(self) -> str:
+        if self.entry.stage is Stage.CLAIMED:
+            return f"Flow run was never started: worker '{self.entry.worker_name}', which had claimed it, was gone."
         worker = f"worker '{self.entry.worker_name}', which had started it, was gone by then"
-        trace = self.entry.trace
+        trace = self.trace
         if self.entry.stage is Stage.LAUNCHING and not self.active.identifier:
             return f"Flow run may have been started, but nothing of it goes on: {worker}."
         place = "" if trace is None or trace.identifier is None else f" ({trace.identifier})"
         return f"Flow run's process{place} has ended, and how, nobody knows: {worker}."
+
+    async def _read_with_history(self) -> tuple[FlowRun, list[State]]:
+        """The run as it is now, and all its states.
+
+        Raises:
+            NotOursError: it is nobody's.
+        """
+        current = await self._read()
+        if current is None:
+            raise NotOursError("somebody has deleted it")
+        return current, await self.requests.history()
+
+    def _require_ours(self, history: Sequence[State]) -> None:
+        """Make sure that it is nobody else's.
+
+        Raises:
+            NotOursError: it is.
+        """
+        if not is_last_claim(history, self.entry.attempt):
+            raise NotOursError("it was not claimed, or somebody else has claimed it since")
 
     async def _read(self) -> FlowRun | None:
         """The run as it is now; None if it was deleted."""

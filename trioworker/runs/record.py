@@ -42,6 +42,8 @@ class RunRecord:
             deployment_id=self.flow_run.deployment_id,
             worker_name=self.worker_name,
             due=self.flow_run.next_scheduled_start_time,
+            found_as=self.flow_run.state_id,
+            found_at=self.flow_run.infrastructure_pid,
         )
         self.entry = attrs.evolve(entry, transition_ids=entry.transition_ids | {transition_id})
         return self.entry

@@ -10,7 +10,7 @@ from uuid import UUID
 import attrs
 import trio
 
-from trioworker.api.models import SetStateStatus, State
+from trioworker.api.models import FlowRun, SetStateStatus, State
 from trioworker.infrastructure.exit_status import exit_hint, exit_message
 from trioworker.infrastructure.protocol import (
     Assignment,
@@ -320,7 +320,9 @@ class FakeInfrastructure:
         if found:
             assignment = found[0].assignment
         else:
-            flow_run = self._api.flow_run(flow_run_id)
+            # Somebody may have deleted the run.
+            known = [run for run in self._api.flow_runs if run.id == flow_run_id]
+            flow_run = known[0] if known else FlowRun(id=flow_run_id, name="", flow_id=flow_run_id)
             assignment = Assignment(
                 flow_run=flow_run, flow_name="", name="", labels={}, configuration={}, environment={}
             )
