@@ -76,6 +76,7 @@ class Ledger:
         self._place = place
         self._writing = trio.Lock()
         # What differs from the storage, and how many changes there were, and of which the storage knows.
+        self._stored = set(self._entries)
         self._unwritten: set[UUID] = set()
         self._changes = 0
         self._written = 0
@@ -111,18 +112,26 @@ class Ledger:
                 await self._write()
 
     async def adopt_orphaned(self) -> None:
-        """Take over what workers have left behind that are gone."""
+        """Take over what workers have left behind that are gone, and write down what could not be written before."""
         if self._storage is None:
+            await trio.lowlevel.checkpoint()
             return
         try:
             orphaned = await self._storage.take_orphaned(self._entries.keys())
-            if orphaned:
-                self._inherited |= {entry.attempt for entry in orphaned}
-                await self.keep(*orphaned)
-            if self.lasts:
+            self._inherited |= {entry.attempt for entry in orphaned}
+            await self.keep(*orphaned)
+            if await self.write_rest():
                 await self._storage.let_orphaned_go()
         except LedgerError as error:
             self._say_trouble(str(error))
+
+    async def write_rest(self) -> bool:
+        """Try once more to write what could not be written; whether all is written that was changed by now."""
+        upto = self._changes
+        async with self._writing:
+            if self._written < upto:
+                await self._write()
+        return self._written >= upto
 
     async def _change(self, changes: dict[UUID, Entry | None]) -> None:
         if not changes:
@@ -143,20 +152,28 @@ class Ledger:
                 await self._write()
 
     async def _write(self) -> None:
-        if self._storage is None:
-            return
         upto, attempts = self._changes, self._unwritten
         self._unwritten = set()
-        kept = [self._entries[attempt] for attempt in attempts if attempt in self._entries]
-        dropped = [attempt for attempt in attempts if attempt not in self._entries]
-        try:
-            await self._storage.write(kept, dropped)
-        except LedgerError as error:
-            self._unwritten |= attempts
-            self._say_trouble(str(error))
-        else:
-            self._written = upto
-            self._say_trouble("")
+        if self._storage is not None:
+            kept = [entry for attempt, entry in self._entries.items() if attempt in attempts]
+            # Of what has come and gone unwritten, the storage need never hear.
+            dropped = [attempt for attempt in attempts & self._stored if attempt not in self._entries]
+            try:
+                if kept or dropped:
+                    await self._storage.write(kept, dropped)
+                    self._say_trouble("")
+            except LedgerError as error:
+                self._unwritten |= {entry.attempt for entry in kept} | set(dropped)
+                self._say_trouble(str(error))
+                return
+            except BaseException:
+                # Cancelled: nobody knows what was written, and whoever waits for it has to write it once more.
+                self._unwritten |= attempts
+                self._stored |= {entry.attempt for entry in kept}
+                raise
+            self._stored |= {entry.attempt for entry in kept}
+            self._stored -= set(dropped)
+        self._written = upto
 
     def _say_trouble(self, reason: str) -> None:
         had_trouble, self._trouble = bool(self._trouble), reason
