@@ -9,21 +9,23 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 from uuid import UUID
 
 from trioworker.infrastructure.protocol import Trace
-from trioworker.ledger.entry import Entry, Stage
+from trioworker.ledger.entry import Entry, Fate, Stage
 from trioworker.ledger.ledger import LedgerError
 
 if TYPE_CHECKING:
     import sqlite3
 
 __all__ = ["LedgerFile"]
+
+T = TypeVar("T")
 
 _FORMAT: Final = 1
 """Goes up when files of today could be misread by the worker of yesterday."""
@@ -204,10 +206,12 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        # After some errors, as for want of room, SQLite has done so itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 def _is_file_of(descriptor: int, path: Path) -> bool:
@@ -248,23 +252,43 @@ def _decoded(document: str) -> Entry:
     """
     try:
         fields: dict[str, Any] = json.loads(document)
-        deployment_id, due, trace = fields["deployment_id"], fields["due"], fields["trace"]
-        found_as = fields["found_as"]
+
+        def optional(name: str, convert: Callable[[Any], T]) -> T | None:
+            return None if fields[name] is None else convert(fields[name])
+
         return Entry(
             attempt=UUID(fields["attempt"]),
             flow_run_id=UUID(fields["flow_run_id"]),
-            flow_run_name=fields["flow_run_name"],
+            flow_run_name=_text(fields["flow_run_name"]),
             flow_id=UUID(fields["flow_id"]),
-            deployment_id=None if deployment_id is None else UUID(deployment_id),
-            worker_name=fields["worker_name"],
-            due=None if due is None else datetime.fromisoformat(due),
-            found_as=None if found_as is None else UUID(found_as),
-            found_at=fields["found_at"],
+            deployment_id=optional("deployment_id", UUID),
+            worker_name=_text(fields["worker_name"]),
+            due=optional("due", datetime.fromisoformat),
+            found_as=optional("found_as", UUID),
+            found_at=optional("found_at", _text),
             stage=Stage(fields["stage"]),
             transition_ids=frozenset(map(UUID, fields["transition_ids"])),
-            trace=None if trace is None else Trace(*trace),
-            ended=fields["ended"],
-            fate=fields["fate"],
+            trace=optional("trace", lambda trace: _trace(*trace)),
+            ended=_text(fields["ended"]),
+            fate=optional("fate", _fate),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LedgerError(f"an entry cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _trace(identifier: Any, details: Any) -> Trace:
+    return Trace(None if identifier is None else _text(identifier), _text(details))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} in place of text")
+    return value
+
+
+def _fate(value: Any) -> Fate:
+    for fate in get_args(Fate):
+        if value == fate:
+            known: Fate = fate
+            return known
+    raise ValueError("a fate that is none")
