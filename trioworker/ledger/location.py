@@ -38,6 +38,9 @@ _LONGEST: Final = 60
 # Workers of one name on one machine at the same time. There are two during a rolling restart.
 _MOST: Final = 1000
 
+# How often a directory is made anew that others remove.
+_TRIES: Final = 10
+
 
 def directory_name(worker_name: str, pool_name: str, pool_id: UUID | None) -> str:
     """The name of the directory of a worker's ledgers.
@@ -49,7 +52,8 @@ def directory_name(worker_name: str, pool_name: str, pool_id: UUID | None) -> st
     """
     name = f"{pool_name}@{gethostname()}" if _MADE_UP.fullmatch(worker_name) else worker_name
     # For people the beginning, to be one of a kind the end.
-    digest = hashlib.sha256(f"{pool_id}\0{name}".encode()).hexdigest()
+    # (A name from the command line may have bytes in it that are no text.)
+    digest = hashlib.sha256(f"{pool_id}\0{name}".encode(errors="surrogatepass")).hexdigest()
     readable = _UNSAFE.sub("-", name).strip(".-")[:_LONGEST]
     return f"{readable}-{digest[:12]}" if readable else digest[:12]
 
@@ -69,7 +73,7 @@ async def open_ledger(directory: Path, notify: Notify) -> AsyncIterator[Ledger]:
         entries = await files.take_own()
     except (LedgerError, OSError) as error:
         await files.close(remove=False)
-        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        reason = _reason(error) if isinstance(error, OSError) else str(error)
         notify(
             Notice(
                 f"No ledger can be kept in {directory}: {reason}. Flow runs go on without it; but should this worker"
@@ -86,6 +90,7 @@ async def open_ledger(directory: Path, notify: Notify) -> AsyncIterator[Ledger]:
     finally:
         # Bounded by the disk, and the last thing that a worker does.
         with trio.CancelScope(shield=True):
+            await ledger.write_rest()
             await files.close(remove=not ledger.entries)
 
 
@@ -96,10 +101,12 @@ class _Found:
     Attributes:
         entries: of them.
         put_aside: files that cannot be read, by their new names, and why.
+        unread: files that are as they were, and why.
     """
 
     entries: list[Entry] = attrs.field(factory=list)
     put_aside: list[tuple[str, str]] = attrs.field(factory=list)
+    unread: dict[str, str] = attrs.field(factory=dict)
 
     def add(self, other: _Found) -> None:
         """Put another file's along."""
@@ -115,6 +122,7 @@ class _Files:
         self._notify = notify
         self._own: LedgerFile | None = None
         self._orphaned: list[LedgerFile] = []
+        self._unread: Collection[str] = ()
         # One after the other, and not in the way of other threads, nor they in its.
         self._thread = trio.CapacityLimiter(1)
 
@@ -147,7 +155,11 @@ class _Files:
         Args:
             remove: whether nothing is in the own file that is needed.
         """
-        await self._in_thread(lambda: self._close(remove=remove))
+        try:
+            await self._in_thread(lambda: self._close(remove=remove))
+        except LedgerError:
+            # Without a thread it takes this one a moment, which is better than to own it still.
+            self._close(remove=remove)
 
     @property
     def _owned(self) -> LedgerFile:
@@ -161,11 +173,22 @@ class _Files:
             raise LedgerError(f"no thread can be started just now: {error}") from error
 
     def _take_own(self) -> _Found:
-        _make_private(self._directory)
+        for is_last in [False] * _TRIES + [True]:
+            _make_private(self._directory)
+            try:
+                self._own = self._first_free()
+                break
+            except FileNotFoundError:
+                # A worker that has just ended may have removed the directory, which was empty.
+                if is_last:
+                    raise
+        return _read(self._owned)
+
+    def _first_free(self) -> LedgerFile:
         for number in range(1, _MOST):
-            self._own = LedgerFile.take(self._directory / str(number))
-            if self._own is not None:
-                return _read(self._own)
+            file = LedgerFile.take(self._directory / str(number))
+            if file is not None:
+                return file
         raise LedgerError("too many workers of this name live at the same time")
 
     def _take_orphaned(self) -> _Found:
@@ -176,10 +199,16 @@ class _Files:
             base = lock.with_suffix("")
             if base.with_suffix(".sqlite") == self._owned.path:
                 continue
-            orphaned = LedgerFile.take(base)
-            if orphaned is not None:
-                self._orphaned.append(orphaned)
-                found.add(_read(orphaned))
+            try:
+                orphaned = LedgerFile.take(base)
+                if orphaned is not None:
+                    self._orphaned.append(orphaned)
+                    found.add(_read(orphaned))
+            except (LedgerError, OSError) as error:
+                # It is tried again the next time, and in the way of none of the others.
+                found.unread[lock.name] = str(error) if isinstance(error, LedgerError) else _reason(error)
+                if self._orphaned and self._orphaned[-1].path == base.with_suffix(".sqlite"):
+                    self._orphaned.pop().let_go(remove=False)
         return found
 
     def _told(self, found: _Found) -> Sequence[Entry]:
@@ -191,6 +220,16 @@ class _Files:
                     warning=True,
                 )
             )
+        for name, reason in found.unread.items():
+            if name not in self._unread:
+                self._notify(
+                    Notice(
+                        f"What a worker that is gone may have left in {self._directory} ({name}) cannot be read"
+                        f" ({reason}): flow runs of which it tells stay as they are until it can.",
+                        warning=True,
+                    )
+                )
+        self._unread = found.unread.keys()
         return found.entries
 
     def _let_orphaned_go(self, *, remove: bool) -> None:
@@ -199,8 +238,9 @@ class _Files:
 
     def _close(self, *, remove: bool) -> None:
         self._let_orphaned_go(remove=False)
-        if self._own is not None:
-            self._own.let_go(remove=remove)
+        if self._own is None:
+            return
+        self._own.let_go(remove=remove)
         # Where others still have something, it stays.
         with suppress(OSError):
             self._directory.rmdir()
@@ -218,11 +258,16 @@ def _read(file: LedgerFile) -> _Found:
         return _Found(put_aside=[(file.put_aside().name, str(error))])
 
 
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
 def _make_private(directory: Path) -> None:
     """See to it that a directory is there, and that only this user may look into it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = directory.stat()
     if status.st_uid != os.geteuid():
         raise LedgerError("it belongs to another user")
-    if status.st_mode & 0o077:
+    # It may have been there before, or the umask may have taken away even what we need.
+    if status.st_mode & 0o777 != 0o700:
         directory.chmod(0o700)
