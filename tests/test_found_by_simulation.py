@@ -105,7 +105,7 @@ async def test_what_could_not_be_written_down_is_as_soon_as_there_is_room(
 async def test_run_that_is_left_before_its_number_is_known_is_not_offered_to_others(
     autojump_clock: Clock, world: LastingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def start_and_wait(
+    async def start_and_wait(  # noqa: ASYNC128 - passed on
         job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
     ) -> Outcome:
         await job.assignment.note_trace(Trace(None))

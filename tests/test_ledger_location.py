@@ -701,7 +701,8 @@ async def test_full_disk_is_said_once_and_everything_written_when_it_has_room(
     before, full, room, left, found = (json.loads(line) for line in lines)
     assert before[0] == (when == "later")
     assert full[0] is False
-    (warning,) = [*before[1], *full[1]]
+    told: list[str] = before[1] + full[1]
+    (warning,) = told
     assert warning.startswith("The ledger cannot be kept in disk/ledger: ")
     assert "full" in warning
     assert room == [True, ["The ledger is kept again, in disk/ledger."]]

@@ -87,7 +87,7 @@ class Reconciliation:
         again = self.runner.second_looks.get(entry.attempt, now)
         return now >= max(again, self._put_off.get(entry.attempt, now))
 
-    async def _see_all_through(
+    async def _see_all_through(  # noqa: ASYNC128 - passed on
         self, attempts: Sequence[Entry], *, task_status: trio.TaskStatus[None]
     ) -> None:
         """See to what is known of one run, one attempt after the other, as a run is in hand only once."""
@@ -95,7 +95,9 @@ class Reconciliation:
             await self._see_through(attempt, task_status=task_status)
             task_status = trio.TASK_STATUS_IGNORED
 
-    async def _see_through(self, entry: Entry, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _see_through(  # noqa: ASYNC128 - passed on
+        self, entry: Entry, *, task_status: trio.TaskStatus[None]
+    ) -> None:
         attempt = entry.attempt
         is_last_look = attempt in self.runner.second_looks or not self.runner.ledger.is_inherited(attempt)
         run = await inherit(self.runner, entry, keep_entry=not is_last_look, task_status=task_status)
