@@ -125,23 +125,6 @@ async def test_asker_that_is_gone_does_no_harm(autojump_clock: Clock) -> None:
     await application({"type": "http", "method": "GET", "path": "/health"}, None, send)
 
 
-async def test_lifespan_of_the_server_is_confirmed(autojump_clock: Clock) -> None:
-    to_come = ["lifespan.startup", "lifespan.shutdown"]
-    sent: list[str] = []
-
-    async def receive() -> dict[str, Any]:
-        await trio.lowlevel.checkpoint()
-        return {"type": to_come.pop(0)}
-
-    async def send(message: dict[str, Any]) -> None:
-        await trio.lowlevel.checkpoint()
-        sent.append(message["type"])
-
-    application: Callable[..., Any] = _application(PollingHealth(10, Condition()))
-    await application({"type": "lifespan"}, receive, send)
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
 # The address
 
 

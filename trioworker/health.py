@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
 from trioworker.api.condition import Condition
 from trioworker.errors import HealthServerError
+from trioworker.visitors import serve_visitors
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework
@@ -86,44 +86,41 @@ async def serve_health(
 ) -> None:
     """Answer on a bound socket until cancelled, then close it; reports its URL through `task_status`."""
     # Most workers have no health server, and importing one takes longer than the rest of the worker.
-    from hypercorn.config import Config, Sockets  # noqa: PLC0415
-    from hypercorn.trio import serve  # noqa: PLC0415
+    from hypercorn.app_wrappers import ASGIWrapper  # noqa: PLC0415
+    from hypercorn.config import Config  # noqa: PLC0415
+    from hypercorn.trio.tcp_server import TCPServer  # noqa: PLC0415
+    from hypercorn.trio.worker_context import WorkerContext  # noqa: PLC0415
+    from hypercorn.typing import ConnectionState  # noqa: PLC0415
 
-    class BoundConfig(Config):
-        def create_sockets(self) -> Sockets:
-            # Given by number, it would stay open when we are cancelled before it is asked for.
-            return Sockets([], [bound], [])
-
-    config = BoundConfig()
-    config.loglevel = "ERROR"
+    config = Config()
     config.accesslog = None
     config.errorlog = None
-    config.graceful_timeout = 0.5
+    # Over HTTP/2, whoever asks more than that at a time wants something else.
+    config.h2_max_concurrent_streams = 4
+    app, context = ASGIWrapper(_application(health)), WorkerContext(None)
+
+    # Not by `hypercorn.trio.serve`, which takes any number of connections, lets an error in one of them end the
+    # server, and waits without end, shielded, for whoever asks and does not read the answers.
+    async def serve(stream: trio.SocketStream) -> None:
+        # It serves plain connections too, whatever its type says.
+        await TCPServer(app, config, context, ConnectionState({}), cast("Any", stream)).run()
 
     with bound:
-        async with trio.open_nursery() as nursery:
-            urls = await nursery.start(partial(serve, _application(health), config, mode="asgi"))
-            task_status.started(urls[0])
+        task_status.started(_url_of(bound))
+        await serve_visitors(trio.SocketListener(trio.socket.from_stdlib_socket(bound)), serve)
+
+
+def _url_of(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _application(health: PollingHealth) -> ASGIFramework:
-    async def application(
-        scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-    ) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] == "http":
+    async def application(scope: Any, _receive: object, send: Callable[[Any], Awaitable[None]]) -> None:
+        if scope["type"] == "http":
             await _answer(scope["method"], scope["path"], health, send)
 
     return application
-
-
-async def _lifespan(receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
 
 
 async def _answer(

@@ -33,6 +33,7 @@ from trioworker.infrastructure.process.attempt_protocol import (
     take_token,
 )
 from trioworker.infrastructure.protocol import Intent
+from trioworker.visitors import accept
 
 __all__ = ["Conclusion", "ControlChannel", "Delivery", "EngineReceipt", "open_control_channel"]
 
@@ -49,9 +50,6 @@ _TOKEN_TIME: Final = 1.0
 
 _LEAST_TOKEN_TIME: Final = 0.1
 """Seconds that it has if others wait to be met."""
-
-_ACCEPT_PAUSE: Final = 0.1
-"""Seconds until the next try when no connection can be accepted, for want of descriptors mostly."""
 
 _CHUNK: Final = 8192
 
@@ -212,19 +210,11 @@ class ControlChannel:
                     oldest, began = next(iter(visits.items()))
                     oldest.deadline = began + _LEAST_TOKEN_TIME
                 await places.acquire()
-                stream = await self._accept(listener)
+                stream = await accept(listener, self._debug)
                 now = trio.current_time()
                 visit = trio.CancelScope(deadline=now + _TOKEN_TIME)
                 visits[visit] = now
                 nursery.start_soon(meet, stream, visit)
-
-    async def _accept(self, listener: trio.SocketListener) -> trio.SocketStream:
-        while True:
-            try:
-                return await listener.accept()
-            except OSError as error:
-                self._debug(f"cannot accept a connection just now: {error}")
-                await trio.sleep(_ACCEPT_PAUSE)
 
     async def _has_token(self, stranger: _Connection) -> bool:
         try:
