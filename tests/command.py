@@ -95,7 +95,12 @@ class Command:
     @property
     def output(self) -> str:
         """Standard output and error, without colours."""
-        return _STYLE.sub("", self._written.decode(errors="replace").replace("\r\n", "\n"))
+        return _STYLE.sub("", self.raw_output.replace("\r\n", "\n"))
+
+    @property
+    def raw_output(self) -> str:
+        """Standard output and error, with all that is meant for a terminal."""
+        return self._written.decode(errors="replace")
 
     def lines_with(self, text: str) -> list[str]:
         return [line for line in self.output.splitlines() if text in line]
@@ -173,20 +178,24 @@ class Command:
 
 
 class Launcher:
-    """Starts commands. At its end none may be left, nor any process or temporary file of theirs."""
+    """Starts commands. At its end none may be left, nor any process or temporary file of theirs.
+
+    Attributes:
+        temporary: where they have their temporary files.
+    """
 
     def __init__(self, nursery: trio.Nursery, environment: dict[str, str], directory: Path) -> None:
         self._nursery = nursery
         self._mark = str(uuid4())
-        self._temporary = directory / "temporary"
-        self._temporary.mkdir()
+        self.temporary = directory / "temporary"
+        self.temporary.mkdir()
         self._directory = directory / "work"
         self._directory.mkdir()
         self._environment = {
             **environment,
             **_SHORT_INTERVALS,
             "NO_PROXY": "127.0.0.1",
-            "TMPDIR": str(self._temporary),
+            "TMPDIR": str(self.temporary),
             _MARK: self._mark,
         }
         self._commands: list[Command] = []
@@ -259,7 +268,7 @@ class Launcher:
 
     def forget_temporary_files(self) -> None:
         """Do not mind what a worker that was killed could not clear away."""
-        for path in self._temporary.iterdir():
+        for path in self.temporary.iterdir():
             shutil.rmtree(path)
 
     async def close(self) -> None:
@@ -269,7 +278,7 @@ class Launcher:
             await command.kill_if_running()
         for pid in self._pids():
             os.kill(pid, signal.SIGKILL)
-        complaints += [f"left in TMPDIR: {path.name}" for path in self._temporary.iterdir()]
+        complaints += [f"left in TMPDIR: {path.name}" for path in self.temporary.iterdir()]
         for command in self._commands:
             if "Traceback" in command.output:
                 complaints.append(f"a traceback:\n{command.output}")
@@ -307,7 +316,7 @@ def _command_line(pid: int) -> str:
 
 # What a flow is made of that is not a Prefect flow: quick to start, and doing exactly what a test wants.
 _SCRIPT_TOOLS = """
-import json, os, pathlib, signal, subprocess, sys, time
+import base64, json, os, pathlib, signal, subprocess, sys, time
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -317,9 +326,12 @@ here = pathlib.Path(__file__).parent
 def become(state):
     url = f"{os.environ['PREFECT_API_URL']}/flow_runs/{run}/set_state"
     body = json.dumps({"state": {"type": state}}).encode()
+    headers = {"Content-Type": "application/json"}
+    if secret := os.environ.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
     while True:
         try:
-            urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=30).close()
+            urlopen(Request(url, body, headers), timeout=30).close()
             return
         except HTTPError as error:
             if error.code != 503:

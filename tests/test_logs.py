@@ -86,6 +86,45 @@ def test_text_format_may_name_what_a_line_is_not_about() -> None:
     assert formatter.format(record(flow_run_name="brave-owl")) == "[brave-owl] hello"
 
 
+EVIL = "a\n12:00:00.000 | ERROR   | trioworker - b\x1b[2J\x9b1m\r\u2028\u202ec"
+HARMLESS = r"a\n12:00:00.000 | ERROR   | trioworker - b\x1b[2J\x9b1m\r\u2028\u202ec"
+
+
+def test_line_of_the_worker_is_one_without_control_characters() -> None:
+    shown = TextFormatter("%(flow_run_name)s: %(message)s").format(record(EVIL, flow_run_name=EVIL))
+
+    assert shown == f"{HARMLESS}: {HARMLESS}"
+
+
+def test_line_of_a_function_that_is_served_is_as_it_pleases_but_for_what_it_is_about() -> None:
+    formatter = TextFormatter("%(flow_run_name)s: %(message)s")
+
+    shown = formatter.format(record("a\nb\x1b[1mc", name="shop", flow_run_name=EVIL))
+
+    assert shown == f"{HARMLESS}: a\nb\x1b[1mc"
+
+
+def test_record_is_left_as_it_is_for_others() -> None:
+    evil = record(EVIL, flow_run_name=EVIL)
+
+    TextFormatter().format(evil)
+
+    assert as_json(evil)["message"] == EVIL
+    assert as_json(evil)["flow_run_name"] == EVIL
+
+
+def test_traceback_has_lines_but_no_other_control_characters() -> None:
+    try:
+        raise ValueError("a\x1b[2J\tb")  # noqa: TRY301 - caught as others are
+    except ValueError:
+        failed = record("failed", exc_info=sys.exc_info())
+
+    lines = TextFormatter().format(failed).splitlines()
+
+    assert len(lines) > 2
+    assert lines[-1] == "ValueError: a\\x1b[2J\tb"
+
+
 def test_json_says_when_in_utc_how_grave_from_where_and_what() -> None:
     moment = datetime(2024, 5, 6, 7, 8, 9, 25_000, tzinfo=UTC)
 

@@ -16,6 +16,7 @@ from trioworker.api.errors import APIError
 from trioworker.errors import WorkerError
 from trioworker.logs.format import JsonFormatter, WorkerNames, colors_wanted
 from trioworker.notices import Notice
+from trioworker.printable import in_one_line, printable
 from trioworker.settings import Settings
 
 
@@ -79,7 +80,7 @@ class CommandOutput:
                 )
             else:
                 colored = colors_wanted(sys.stdout, self._environment, enabled=self.colors_enabled)
-                click.secho(message, fg=fg, color=colored)
+                click.secho(in_one_line(message), fg=fg, color=colored)
 
     @contextmanager
     def ending_with_errors(self) -> Iterator[None]:
@@ -91,7 +92,7 @@ class CommandOutput:
             try:
                 yield
             except (WorkerError, APIError) as error:
-                raise click.ClickException(str(error)) from error
+                raise click.ClickException(str(error) if self.as_json else printable(str(error))) from error
         except click.ClickException as error:
             if not self.as_json:
                 raise

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
+
+from trioworker.printable import in_one_line, printable
 
 TEXT_FORMAT: Final = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(name)s - %(message)s"
 TIME_FORMAT: Final = "%H:%M:%S"
@@ -22,6 +25,8 @@ _OTHER_SUBJECTS: Final = (
     "task_run_id",
     "task_run_name",
 )
+
+_OWN_LOGGERS: Final = "trioworker"
 
 # The colours that Prefect's logging.yml gives to the levels, as terminals want them.
 LEVEL_COLORS: Final[Mapping[str, str]] = {
@@ -52,6 +57,23 @@ class TextFormatter(logging.Formatter):
         style: Literal["%", "{", "$"] = "%",
     ) -> None:
         super().__init__(format, datefmt, style, defaults=dict.fromkeys(_SUBJECTS + _OTHER_SUBJECTS, ""))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - so it is called there
+        """The line. What it says and is about stands in one, if it is the worker's own.
+
+        What functions log that are served may have several lines, as they please.
+        """
+        shown = copy.copy(record)
+        for subject in _SUBJECTS + _OTHER_SUBJECTS:
+            if isinstance(value := getattr(record, subject, None), str):
+                setattr(shown, subject, in_one_line(value))
+        if record.name.partition(".")[0] == _OWN_LOGGERS:
+            shown.message = in_one_line(record.message)
+        return super().formatMessage(shown)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - so it is called there
+        """The lines of a traceback."""
+        return printable(super().formatException(ei))
 
 
 class JsonFormatter(logging.Formatter):

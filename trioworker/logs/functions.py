@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from trioworker.infrastructure.trio_flows.current import run_in_context
 from trioworker.logs.format import JsonFormatter
 from trioworker.logs.routes import RUNS_LOGGER, WORKER_LOGGER
+from trioworker.printable import in_one_line
 
 
 class _ByContext(logging.Handler):
@@ -48,7 +49,7 @@ def _named(record: logging.LogRecord, flow_run_name: str) -> logging.LogRecord:
     """A record that says in its text whose it is, as all lines about runs do."""
     named = copy.copy(record)
     try:
-        named.msg, named.args = f"Flow run '{flow_run_name}': {record.getMessage()}", ()
+        named.msg, named.args = f"Flow run '{in_one_line(flow_run_name)}': {record.getMessage()}", ()
     except (TypeError, ValueError, KeyError):
         # Arguments that do not fit the message are complained of where the record is formatted.
         return record
