@@ -433,10 +433,21 @@ def test_error_about_a_secret_does_not_show_it(place: Place, value: str) -> None
     assert "hunter2" not in message
 
 
-def test_error_about_a_url_does_not_show_its_password(place: Place) -> None:
-    message = place.error(PREFECT_API_URL="ann:hunter2@host/api")
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("ann:hunter2@host/api", "***@host/api"),
+        ("http://ann:hunter2@host:port/api", "http://***@host:port/api"),
+        # These must be written otherwise in a URL, and who does not know is told without showing them.
+        ("http://ann:hun/ter2@host/api", "http://***@host/api"),
+        ("http://ann:hun ter2@host/api", "http://***@host/api"),
+        ("http://ann:hun@ter2@host:port/api", "http://***@host:port/api"),
+    ],
+)
+def test_error_about_a_url_does_not_show_its_password(place: Place, url: str, shown: str) -> None:
+    message = place.error(PREFECT_API_URL=url)
 
-    assert message.startswith("PREFECT_API_URL='***@host/api' (environment variable): expected a URL")
+    assert message.startswith(f"PREFECT_API_URL='{shown}' (environment variable): expected a URL")
 
 
 @pytest.mark.parametrize("file", ["prefect.toml", "pyproject.toml", "profiles.toml"])

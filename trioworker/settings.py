@@ -215,8 +215,13 @@ def _declare(name: str, parse: Callable[[object], Any], *, secret: bool = False)
 
 
 def _shown(value: object) -> str:
-    """The `repr` of a value without what stands between ``//`` and ``@``, which may be a password."""
-    return re.sub(r"[^/\s'\"]*@", "***@", repr(value))
+    """The `repr` of a value without what stands before its last ``@``: a password, which may have anything in it."""
+    text = repr(value)
+    before, at, after = text.rpartition("@")
+    if not at:
+        return text
+    scheme, slashes, _ = before.partition("//")
+    return f"{scheme + slashes if slashes else text[0]}***@{after}"
 
 
 def _setting(

@@ -381,7 +381,9 @@ class Transport:
         except httpx.TransportError as error:
             raise APIUnavailableError(f"{_reason(error)} ({self._config.shown_url})") from error
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise APIError(f"PREFECT_API_URL {self._config.shown_url} cannot be used: {error}") from error
+            raise APIError(
+                f"PREFECT_API_URL {self._config.shown_url} cannot be used: {_without_quotation(error)}"
+            ) from error
         except httpx.HTTPError as error:
             # What is left are answers that cannot be read: redirects in a circle, broken compression.
             raise MalformedAnswerError(request, [str(error)]) from error
@@ -547,5 +549,11 @@ def _make_client(config: TransportConfig) -> httpx.AsyncClient:
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         raise APIError(
             f"The connection to {config.shown_url} cannot be set up; check the URL and the proxy variables"
-            f" (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY): {error}"
+            f" (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY): {_without_quotation(error)}"
         ) from error
+
+
+def _without_quotation(error: Exception) -> str:
+    """What is wrong with a URL; which part, may be part of a password that has a slash in it."""
+    text = str(error)
+    return text.partition(": ")[0] if isinstance(error, httpx.InvalidURL) else text

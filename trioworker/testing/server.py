@@ -154,12 +154,18 @@ def server_command(port: int) -> list[str]:
 
 
 @contextmanager
-def open_server(home: Path, environment: Mapping[str, str] | None = None) -> Iterator[PrefectServer]:
+def open_server(
+    home: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[PrefectServer]:
     """Start a Prefect server on a free port of this machine, and end it after the block.
 
     Args:
         home: an empty directory for its database and its log.
         environment: of the server's process, whose Prefect settings do not count; by default that of this process.
+        settings: Prefect settings for the server alone, such as `PREFECT_SERVER_API_AUTH_STRING`.
 
     Raises:
         ServerStartError: it did not come up within two minutes.
@@ -176,18 +182,20 @@ def open_server(home: Path, environment: Mapping[str, str] | None = None) -> Ite
     server = PrefectServer(
         url, without_settings(os.environ if environment is None else environment) | own, home / "server.log"
     )
-    with _process(server, home, port) as process:
+    with _process(server, home, port, settings or {}) as process:
         _wait_until_healthy(server, process)
         yield server
 
 
 @contextmanager
-def _process(server: PrefectServer, home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    settings = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+def _process(
+    server: PrefectServer, home: Path, port: int, settings: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     with server.log.open("wb") as log:
         process = subprocess.Popen(
             server_command(port),
-            env={**server.environment, **settings},
+            env={**server.environment, **quiet, **settings},
             cwd=home,
             stdin=subprocess.DEVNULL,
             stdout=log,
