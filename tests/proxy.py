@@ -56,12 +56,15 @@ class Proxy:
         port: where it listens.
         upstream: the server behind it.
         websockets: what is done with them; may be changed at any time.
+        instead: what other requests are answered with, in place of being passed on, and then closed; None to pass
+            them on, and no bytes at all for no answer ever. May be changed at any time.
         passages: what came, in order.
     """
 
     port: int
     upstream: httpx.URL | None
     websockets: Websockets
+    instead: bytes | None = None
     passages: list[Passage] = attrs.field(factory=list)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
@@ -99,6 +102,10 @@ class Proxy:
             if passage.method == "CONNECT":
                 host, _, port = passage.target.partition(":")
                 await _join(stream, host, int(port), first=rest, answer=b"HTTP/1.1 200 OK\r\n\r\n")
+            elif not passage.websocket and self.instead is not None:
+                await stream.send_all(self.instead)
+                if not self.instead:
+                    await trio.sleep_forever()
             elif passage.websocket and self.websockets is Websockets.REFUSE:
                 await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
             elif passage.websocket and self.websockets is Websockets.HANG:

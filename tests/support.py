@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,12 @@ class World:
     those of the polls.
 
     Attributes:
+        make_api: makes the fake API; what it makes may have faults of its own.
         skew: seconds by which the worker's clock is ahead of the API's.
     """
 
     directory: Path
+    make_api: Callable[..., FakePrefectAPI] = FakePrefectAPI
     relay: Relay = attrs.field(factory=Relay)
     api: FakePrefectAPI = attrs.field(init=False)
     infrastructure: FakeInfrastructure = attrs.field(init=False)
@@ -53,7 +55,7 @@ class World:
     skew: float = 0
 
     def __attrs_post_init__(self) -> None:
-        self.api = FakePrefectAPI(condition=self.relay)
+        self.api = self.make_api(condition=self.relay)
         self.api.refuse_state_changes()
         self.infrastructure = FakeInfrastructure(self.api)
         self.api.add_work_pool(POOL, base_job_template=self.infrastructure.default_base_job_template)
