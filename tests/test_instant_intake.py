@@ -520,6 +520,42 @@ async def test_clock_that_is_set_right_is_believed_again(autojump_clock: Clock, 
     assert claimed(world, later) == pytest.approx([40], abs=0.1)
 
 
+@pytest.mark.parametrize("websocket", [True, False])
+@pytest.mark.parametrize("jump", [-86_400.0, -3600.0, -30.0])
+async def test_run_does_not_wait_for_a_clock_that_was_set_back(
+    autojump_clock: Clock, world: World, jump: float, *, websocket: bool
+) -> None:
+    """By that clock no run is due for a long time, so none is listed that could tell the right time."""
+    world.api.latency = 0.01
+    async with world.working(websocket=websocket):
+        await until(world, 102)
+        world.skew = jump
+        await until(world, 103)
+        now = world.schedule()
+        later = world.schedule(at=150)
+        await world.api.wait_for_state(later.id, "Completed")
+    interval = 10
+    assert claimed(world, now)[0] <= 103 + (0.2 if websocket else 2 * interval)
+    assert claimed(world, later) == pytest.approx([150], abs=0.1)
+
+
+@pytest.mark.parametrize("jump", [30.0, 3600.0, 86_400.0])
+async def test_run_does_not_begin_early_by_a_clock_that_was_set_forward(
+    autojump_clock: Clock, world: World, jump: float
+) -> None:
+    world.api.latency = 0.01
+    async with world.working():
+        await until(world, 102)
+        world.skew = jump
+        await until(world, 103)
+        later = world.schedule(at=150)
+        far = world.schedule(at=1000)
+        await world.api.wait_for_state(far.id, "Completed")
+    assert claimed(world, later) == pytest.approx([150], abs=0.6)
+    assert claimed(world, far) == pytest.approx([1000], abs=0.6)
+    assert dict(world.api.history(far.id))["Running"] >= 1000 - 0.5
+
+
 # What it costs
 
 

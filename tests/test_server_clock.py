@@ -48,3 +48,26 @@ def test_answer_that_took_long_or_saw_the_clock_set_back_tells_nothing(answered:
     clock = ServerClock(lambda: NOON)
     clock.compare(after(5000), asked=NOON, answered=after(answered))
     assert clock.now() == NOON
+
+
+@pytest.mark.parametrize("ahead", [-86_400, -6, 6, 86_400])
+def test_large_difference_is_learned_from_a_date(ahead: float) -> None:
+    """To half a second, since a date has whole ones."""
+    clock = ServerClock(lambda: after(10))
+    clock.compare_with_date(after(ahead), asked=NOON, answered=after(0.1))
+    assert clock.now() == after(10 + ahead + 0.4)
+
+
+@pytest.mark.parametrize("ahead", [-5, -1, 0, 4])
+def test_small_difference_of_a_date_does_not_spoil_what_is_known_better(ahead: float) -> None:
+    clock = ServerClock(lambda: after(10))
+    clock.compare(after(0.3), asked=NOON, answered=NOON)
+    clock.compare_with_date(after(ahead), asked=NOON, answered=after(0.1))
+    assert clock.now() == after(10.3)
+
+
+@pytest.mark.parametrize("answered", [3, -3600])
+def test_date_of_an_answer_that_took_long_or_saw_the_clock_set_back_tells_nothing(answered: float) -> None:
+    clock = ServerClock(lambda: NOON)
+    clock.compare_with_date(after(5000), asked=NOON, answered=after(answered))
+    assert clock.now() == NOON

@@ -61,6 +61,7 @@ from trioworker.api.transport import (
 from trioworker.api.transport import open_transport as open_real_transport
 
 URL = "http://api.test/api"
+DATE = "Wed, 21 Oct 2026 07:27:30 GMT"
 NO_JITTER = 0.5  # the middle of the chances, where the jitter of a back-off is nothing
 
 Answer = httpx.Response | Exception
@@ -177,11 +178,83 @@ async def test_jitter_goes_both_ways_without_retry_after(
     assert script.times == [0, second]
 
 
-async def test_date_in_retry_after_is_ignored(autojump_clock: trio.testing.MockClock) -> None:
+async def test_answer_that_comes_drop_by_drop_is_none(autojump_clock: trio.testing.MockClock) -> None:
+    """However slow it is, no part of it takes as long as the timeout."""
+
+    async def drip() -> AsyncIterator[bytes]:
+        while True:
+            await trio.sleep(50)
+            yield b" "
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        await trio.lowlevel.checkpoint()
+        return httpx.Response(200, content=drip())
+
+    async with open_transport(answer, max_retries=0, timeout=60) as transport:
+        with pytest.raises(APIUnavailableError, match="no answer within 60 s"):
+            await transport.request("GET", "thing")
+    assert trio.current_time() == 600
+
+
+async def test_date_in_retry_after_is_ignored_if_nobody_knows_when_it_was_written(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     script = Script([refusal(503, **{"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), ok()])
     async with open_transport(script) as transport:
         await transport.request("GET", "thing")
     assert script.times == [0, 0.5]
+
+
+async def test_date_in_retry_after_counts_from_that_of_the_answer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """By the server's clock, whatever this machine takes for the time of day."""
+    dates = {"Date": DATE, "Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}
+    script = Script([refusal(429, **dates), ok()])
+    async with open_transport(script, chance=0) as transport:
+        await transport.request("GET", "thing")
+    assert script.times == [0, 30]
+
+
+async def test_absurd_retry_after_keeps_nobody_away_for_good(autojump_clock: trio.testing.MockClock) -> None:
+    """Neither the request, nor others, nor those who ask the condition."""
+    condition = Condition()
+    script = Script([refusal(429, **{"Retry-After": "86400000"}), ok()])
+    opened = open_transport(script, chance=0, condition=condition)
+    async with opened as transport, trio.open_nursery() as nursery:
+        nursery.start_soon(transport.request, "GET", "vital")
+        await trio.sleep(1)
+        nursery.start_soon(partial(transport.request, "GET", "other", vital=False))
+    assert script.times == [0, 600, 600]
+    assert condition.back_off_until == 600
+
+
+@pytest.mark.parametrize("value", ["-86400", "-inf", "1e400", "0x10", "Wed, 99 Oct 2026 99:99:99 GMT"])
+async def test_senseless_retry_after_is_no_reason_to_stop_or_to_hurry(
+    autojump_clock: trio.testing.MockClock, value: str
+) -> None:
+    headers = {"Date": DATE, "Retry-After": value}
+    script = Script([refusal(429, **headers)])
+    async with open_transport(script, chance=0.5) as transport:
+        with pytest.raises(APIUnavailableError):
+            await transport.request("GET", "thing")
+    assert len(script.times) == 6
+    assert script.times[-1] < 60
+
+
+async def test_date_of_an_answer_is_noted(autojump_clock: trio.testing.MockClock) -> None:
+    condition = Condition()
+    answers = [httpx.Response(200, json={}, headers={"Date": date}) for date in (DATE, "nonsense")]
+    async with open_transport(Script([*answers, ok()]), condition=condition) as transport:
+        assert condition.date_since(0) is None
+        await transport.request("GET", "thing")
+        assert condition.date_since(0) == datetime(2026, 10, 21, 7, 27, 30, tzinfo=UTC)
+        await trio.sleep(1)
+        assert condition.date_since(1) is None
+        await transport.request("GET", "thing")
+        assert condition.date_since(1) is None
+        await transport.request("GET", "thing")
+        assert condition.date_since(1) is None
 
 
 async def test_error_carries_what_the_api_asked_to_wait(autojump_clock: trio.testing.MockClock) -> None:
@@ -260,18 +333,45 @@ def test_delay_stays_within_its_bounds(attempt: int, jitter: float, chance: floa
     assert 0 <= retry_delay(attempt, None, jitter=jitter, chance=chance) <= 60
 
 
-@given(st.none() | st.text())
-def test_any_retry_after_header_is_understood_or_ignored(value: str | None) -> None:
-    seconds = parse_retry_after(value)
-    assert seconds is None or 0 <= seconds < float("inf")
+@given(
+    st.none() | st.text() | st.dates().map(str),
+    st.none() | st.text() | st.just(DATE),
+)
+def test_any_retry_after_header_is_understood_or_ignored(value: str | None, sent: str | None) -> None:
+    seconds = parse_retry_after(value, sent)
+    assert seconds is None or 0 <= seconds <= 600
 
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("3", 3), ("0.25", 0.25), ("-1", 0), ("soon", None), ("", None), ("inf", None), ("nan", None)],
+    [
+        ("3", 3),
+        ("0.25", 0.25),
+        ("-1", 0),
+        ("1e9", 600),
+        ("soon", None),
+        ("", None),
+        ("inf", None),
+        ("nan", None),
+    ],
 )
 def test_retry_after_is_a_number_of_seconds(value: str, seconds: float | None) -> None:
     assert parse_retry_after(value) == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "sent", "seconds"),
+    [
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:27:00 GMT", 60),
+        ("Wed, 21 Oct 2026 07:28:00 -0000", "Wed, 21 Oct 2026 07:27:00 GMT", 60),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:29:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", "Wed, 21 Oct 2026 07:29:00 GMT", 600),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None, None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "just now", None),
+    ],
+)
+def test_retry_after_may_be_a_date(value: str, sent: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, sent) == seconds
 
 
 # Kinds of refusal

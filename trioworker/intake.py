@@ -234,13 +234,15 @@ class Intake:
         return listing
 
     async def _ask(self, before: datetime, limit: int) -> list[FlowRun]:
-        asked = self.clock.local()
+        asked_at, asked = trio.current_time(), self.clock.local()
         listed = await self.api.get_scheduled_flow_runs(
             self.pool_name, queue_names=self.queue_names, scheduled_before=before, limit=limit
         )
         server_time = max((run.read_at for run in listed if run.read_at is not None), default=None)
         if server_time is not None:
             self.clock.compare(server_time, asked=asked, answered=self.clock.local())
+        elif (date := self.api.condition.date_since(asked_at)) is not None:
+            self.clock.compare_with_date(date, asked=asked, answered=self.clock.local())
         return listed
 
     def _plan(self, listing: Listing, chosen: Sequence[FlowRun], room: _Room) -> None:

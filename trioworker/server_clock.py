@@ -9,6 +9,12 @@ from datetime import datetime, timedelta
 _QUICK = timedelta(seconds=2)
 
 
+# The header `Date` of an answer has whole seconds, which some servers set once a second. What differs by less is left
+# to what tells more.
+_COARSE = timedelta(seconds=5)
+_HALF_A_SECOND = timedelta(seconds=0.5)
+
+
 class ServerClock:
     """The server's clock, by this machine's and what the two differ.
 
@@ -42,3 +48,18 @@ class ServerClock:
             self._ahead = timedelta(0)
         elif timedelta(0) <= answered - asked <= _QUICK:
             self._ahead = server_time - (asked + (answered - asked) / 2)
+
+    def compare_with_date(self, date: datetime, *, asked: datetime, answered: datetime) -> None:
+        """Take note of the date of an answer, if the clock is far from right.
+
+        Nothing else may tell of that: by a clock that was set back, no run is due for a long time, and so none is
+        listed.
+
+        Args:
+            date: of the answer, in whole seconds.
+            asked: when the request was sent, by this machine's clock.
+            answered: when the answer had come.
+        """
+        likely = date + _HALF_A_SECOND
+        if timedelta(0) <= answered - asked <= _QUICK and abs(likely - (answered + self._ahead)) > _COARSE:
+            self._ahead = likely - answered

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import datetime
 
 import trio
 
+from trioworker.api.dates import parse_date
 from trioworker.lean_attrs import frozen
 
 # A single failed request is not an outage: a small server answers 503 now and then. Only failures that go on
@@ -44,6 +46,7 @@ class Condition:
         self._back = trio.Event()
         self._back.set()
         self._back_off_until = -math.inf
+        self._date: tuple[str, float] | None = None
 
     @property
     def back_off_until(self) -> float:
@@ -54,6 +57,20 @@ class Condition:
     def reachable(self) -> bool:
         """Whether the API counts as reachable; true until the contrary is known."""
         return not self._lost.is_set()
+
+    def date_since(self, moment: float) -> datetime | None:
+        """The server's date by the last answer since a moment on Trio's clock, in whole seconds; None if unknown."""
+        if self._date is None or self._date[1] < moment:
+            return None
+        return parse_date(self._date[0])
+
+    def dated(self, date: str) -> None:
+        """Take note of the date of an answer.
+
+        Args:
+            date: as its header has it.
+        """
+        self._date = (date, trio.current_time())
 
     def answered(self) -> None:
         """Take note of a request that got a proper answer."""

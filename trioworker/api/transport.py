@@ -16,9 +16,11 @@ from uuid import uuid4
 
 import attrs
 import httpx
+import trio
 
 from trioworker.api.ceiling import Ceiling
 from trioworker.api.condition import Condition
+from trioworker.api.dates import parse_date
 from trioworker.api.errors import (
     APIError,
     APINotFoundError,
@@ -51,6 +53,13 @@ USER_AGENT = f"prefect/{PREFECT_VERSION} (API 0.8.4)"
 _RETRYABLE = frozenset({408, 429})
 _FIRST_BACK_OFF = 0.5
 _LONGEST_BACK_OFF = 30.0
+
+# Nobody means more than that, and a worker must not stay away for days because of a wrong number.
+_LONGEST_RETRY_AFTER = 600.0
+
+# The timeout is for each part of an answer. One that comes drop by drop would never meet with it, so the whole, with
+# the wait for a connection, has so many times as long.
+_TIMES_FOR_THE_WHOLE = 10
 
 # One small server for many runs: more at once would only wait there. Some are kept free for vital requests.
 _CONNECTIONS = 16
@@ -125,13 +134,26 @@ def retry_delay(attempt: int, retry_after: float | None, *, jitter: float, chanc
     return delay * (1 + jitter * (2 * chance - 1))
 
 
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds of a `Retry-After` header; None if there is none or it is not a number of seconds."""
+def parse_retry_after(value: str | None, sent: str | None = None) -> float | None:
+    """Seconds to wait by a `Retry-After` header, ten minutes at the most; None if there is none that makes sense.
+
+    Args:
+        value: of the header: a number of seconds, or a date.
+        sent: the `Date` header of the same answer. A date counts from that one, by the server's own clock, and means
+            nothing without it.
+    """
     try:
         seconds = float(value) if value is not None else math.nan
     except ValueError:
-        return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+        until, since = parse_date(value or ""), parse_date(sent or "")
+        if until is None or since is None:
+            return None
+        seconds = (until - since).total_seconds()
+    return min(max(0.0, seconds), _LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    return parse_retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
 
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -283,6 +305,8 @@ class Transport:
             response = await self._send(method, path, body)
         self._heed_refusal(method, response, alone=alone)
         self._raise_for_status(f"{method} /{path}", response)
+        if date := response.headers.get("Date"):
+            self._condition.dated(date)
         if response.status_code == 204 or not response.content:
             return None
         if as_text:
@@ -296,7 +320,7 @@ class Transport:
         """Let fewer requests go if the server cannot cope with so many."""
         if response.status_code == _TOO_MANY:
             self._requests.turned_away()
-            self._requests.close(parse_retry_after(response.headers.get("Retry-After")) or 0)
+            self._requests.close(_retry_after(response) or 0)
         elif response.status_code == _UNAVAILABLE:
             if method == "GET" or self._changes.height == 1:
                 self._requests.turned_away()
@@ -341,8 +365,9 @@ class Transport:
         headers = self._csrf_headers if body is None else self._csrf_headers | _JSON_BODY
         with self._failures_explained(f"{method} /{path}"):
             try:
-                return await self._client.send(self._request(method, path, body, headers))
-            except httpx.TimeoutException:
+                with trio.fail_after(_TIMES_FOR_THE_WHOLE * self._config.timeout):
+                    return await self._client.send(self._request(method, path, body, headers))
+            except (httpx.TimeoutException, trio.TooSlowError):
                 self._requests.turned_away()
                 raise
 
@@ -369,7 +394,7 @@ class Transport:
     def _failures_explained(self, request: str) -> Iterator[None]:
         try:
             yield
-        except httpx.TimeoutException as error:
+        except (httpx.TimeoutException, trio.TooSlowError) as error:
             raise APIUnavailableError(
                 f"no answer within {self._config.timeout:g} s from {self._config.shown_url}"
             ) from error
@@ -397,7 +422,7 @@ class Transport:
         if retryable or status >= 500:
             raise APIUnavailableError(
                 f"{request} was answered with {status}: {detail}",
-                retry_after=parse_retry_after(response.headers.get("Retry-After")),
+                retry_after=_retry_after(response),
             )
         if not response.is_client_error:
             raise MalformedAnswerError(request, [f"status {status}, which leads elsewhere"])

@@ -9,7 +9,8 @@ import re
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -888,6 +889,7 @@ class FakePrefectAPI(FakeServer):
             else:
                 self._condition.answered()
             raise
+        self._condition.dated(format_datetime(self.now().astimezone(UTC), usegmt=True))
         self._condition.answered()
         return result
 
