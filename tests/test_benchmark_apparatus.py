@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 import trio
+from benchmark_support import pretended
 from command import patience_for
 
 from benchmarks.apparatus import proc
 from benchmarks.apparatus.gate import open_gate
-from benchmarks.apparatus.sides import Side
 from benchmarks.apparatus.worker import open_worker
 from benchmarks.failures import BenchmarkError
 
 pytestmark = pytest.mark.process
 
-# What the pretended workers have in common: they end well when told to, and can say when they are ready.
-_PREAMBLE = """
-import os, signal, subprocess, sys, time, urllib.request
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-"""
 
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    (tmp_path / "bin").mkdir()
-    return tmp_path
-
-
-def pretended(directory: Path, script: str) -> Side:
-    """A side whose worker is a Python script."""
-    program = directory / "bin" / "trioworker"
-    program.write_text(f"#!{sys.executable}\n{_PREAMBLE}{dedent(script)}")
-    program.chmod(0o755)
-    return Side("trioworker", directory / "bin" / "python", directory, "a-pool")
-
-
-async def test_a_worker_is_timed_from_its_exec_to_its_end(directory: Path) -> None:
-    side = pretended(directory, "print(sys.argv[1:], flush=True); signal.pause()")
+async def test_a_worker_is_timed_from_its_exec_to_its_end(tmp_path: Path) -> None:
+    side = pretended(tmp_path, "print(sys.argv[1:], flush=True); signal.pause()")
     async with open_worker(side, ["--limit", "3"], environment=os.environ) as worker:
         with patience_for("the worker to speak"):
             await worker.says("['start', '--pool', 'a-pool', '--limit', '3']")
@@ -53,9 +31,9 @@ async def test_a_worker_is_timed_from_its_exec_to_its_end(directory: Path) -> No
     assert worker.status == 0
 
 
-async def test_a_worker_that_does_not_end_well_is_a_failure(directory: Path) -> None:
+async def test_a_worker_that_does_not_end_well_is_a_failure(tmp_path: Path) -> None:
     side = pretended(
-        directory, "signal.signal(15, lambda *_: sys.exit(3)); print('on', flush=True); signal.pause()"
+        tmp_path, "signal.signal(15, lambda *_: sys.exit(3)); print('on', flush=True); signal.pause()"
     )
     async with open_worker(side, environment=os.environ) as worker:
         with patience_for("the worker to speak"):
@@ -64,18 +42,18 @@ async def test_a_worker_that_does_not_end_well_is_a_failure(directory: Path) -> 
             await worker.stop()
 
 
-async def test_a_worker_that_ends_by_itself_ends_the_block(directory: Path) -> None:
-    side = pretended(directory, "sys.exit('cannot go on')")
+async def test_a_worker_that_ends_by_itself_ends_the_block(tmp_path: Path) -> None:
+    side = pretended(tmp_path, "sys.exit('cannot go on')")
     reason = r"(?s)ended by itself with status 1.*cannot go on"
     with patience_for("the end of the block"), pytest.raises(BenchmarkError, match=reason):
         async with open_worker(side, environment=os.environ):
             await trio.sleep_forever()
 
 
-async def test_time_of_processes_that_the_worker_has_lost_is_counted(directory: Path) -> None:
+async def test_time_of_processes_that_the_worker_has_lost_is_counted(tmp_path: Path) -> None:
     """One that is left behind in a session of its own takes its time, and ends."""
     side = pretended(
-        directory,
+        tmp_path,
         """
         busy = "import time\\nwhile time.process_time() < 0.5: pass"
         orphaned = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True)"
@@ -93,9 +71,9 @@ async def test_time_of_processes_that_the_worker_has_lost_is_counted(directory: 
         assert worker.time() >= 0.5
 
 
-async def test_time_that_nobody_can_count_is_a_failure(directory: Path) -> None:
+async def test_time_that_nobody_can_count_is_a_failure(tmp_path: Path) -> None:
     side = pretended(
-        directory,
+        tmp_path,
         "signal.signal(signal.SIGCHLD, signal.SIG_IGN); print('on', flush=True); signal.pause()",
     )
     async with open_worker(side, environment=os.environ) as worker:
@@ -105,9 +83,9 @@ async def test_time_that_nobody_can_count_is_a_failure(directory: Path) -> None:
             worker.time()
 
 
-async def test_no_process_is_left_wherever_it_went(directory: Path) -> None:
+async def test_no_process_is_left_wherever_it_went(tmp_path: Path) -> None:
     side = pretended(
-        directory,
+        tmp_path,
         """
         stubborn = "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()"
         orphaned = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True)"
@@ -125,9 +103,9 @@ async def test_no_process_is_left_wherever_it_went(directory: Path) -> None:
     assert _living([worker.reaper, *kept]) == []
 
 
-async def test_requests_of_the_worker_are_told_from_those_of_its_children(directory: Path) -> None:
+async def test_requests_of_the_worker_are_told_from_those_of_its_children(tmp_path: Path) -> None:
     side = pretended(
-        directory,
+        tmp_path,
         """
         url = os.environ["PREFECT_API_URL"]
         get = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1])"

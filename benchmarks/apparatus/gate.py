@@ -95,7 +95,7 @@ class Gate:
                 return
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._pass_requests, stream, upstream, nursery.cancel_scope)
-                nursery.start_soon(_copy, upstream, stream, nursery.cancel_scope)
+                nursery.start_soon(pass_on, upstream, stream, nursery.cancel_scope)
 
     def _is_of_worker(self, stream: trio.SocketStream) -> bool:
         peer: int = stream.socket.getpeername()[1]
@@ -122,7 +122,8 @@ class Gate:
         self._more = trio.Event()
 
 
-async def _copy(source: trio.SocketStream, sink: trio.SocketStream, both: trio.CancelScope) -> None:
+async def pass_on(source: trio.SocketStream, sink: trio.SocketStream, both: trio.CancelScope) -> None:
+    """Copy from one connection to the other until either ends; then cancel what serves both."""
     with suppress(trio.BrokenResourceError):
         async for data in source:
             await sink.send_all(data)

@@ -45,7 +45,7 @@ def descendants(ancestor: int) -> list[int]:
     """All processes below this one, parents before their children."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):  # noqa: PTH208 - ten times as fast as Path.iterdir
-        if entry.isdecimal() and (parent := _parent(int(entry))):
+        if entry.isdecimal() and (parent := parent_of(int(entry))):
             children.setdefault(parent, []).append(int(entry))
     found = list(children.get(ancestor, ()))
     for pid in found:
@@ -53,7 +53,7 @@ def descendants(ancestor: int) -> list[int]:
     return found
 
 
-def _parent(pid: int) -> int:
+def parent_of(pid: int) -> int:
     """The parent of a process, 0 if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()

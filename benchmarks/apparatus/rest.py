@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -69,9 +69,10 @@ class Rest:
             raise BenchmarkError(f"{method} {path}: {response.status_code} {response.text[:1000]}")
         return response.json() if response.content else None
 
-    async def create_run(self, deployment: str) -> str:
+    async def create_run(self, deployment: str, parameters: Mapping[str, Any] | None = None) -> str:
         """Schedule a run of a deployment for now; returns its id."""
-        made = await self.call("POST", f"deployments/{deployment}/create_flow_run", {})
+        body = {} if parameters is None else {"parameters": dict(parameters)}
+        made = await self.call("POST", f"deployments/{deployment}/create_flow_run", body)
         run: str = made["id"]
         return run
 

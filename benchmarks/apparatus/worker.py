@@ -114,14 +114,20 @@ class Worker:
 
 @asynccontextmanager
 async def open_worker(
-    side: Side, options: Sequence[str] = (), *, environment: Mapping[str, str]
+    side: Side, options: Sequence[str] = (), *, environment: Mapping[str, str], mortal: bool = False
 ) -> AsyncIterator[Worker]:
     """A worker for the length of a block, which is cancelled if the worker ends by itself.
 
     At the end of the block, the worker and whatever it has started are killed.
 
+    Args:
+        side: whose it is.
+        options: of its command line.
+        environment: its environment.
+        mortal: whether its end is no failure, and leaves the block alone.
+
     Raises:
-        BenchmarkError: it has ended.
+        BenchmarkError: it has ended, and is not mortal.
     """
     log = side.directory / f"worker-{time.monotonic_ns()}.log"
     with log.open("wb") as written:
@@ -139,7 +145,7 @@ async def open_worker(
     try:
         with sole_errors_bare():
             async with trio.open_nursery() as nursery:
-                worker: Worker = await nursery.start(_observe, side, process.stdout, process.pid, log)
+                worker: Worker = await nursery.start(_observe, side, process.stdout, process.pid, log, mortal)
                 yield worker
                 nursery.cancel_scope.cancel()
     finally:
@@ -154,6 +160,7 @@ async def _observe(
     told: trio.abc.ReceiveStream,
     reaper: int,
     log: Path,
+    mortal: bool,
     *,
     task_status: trio.TaskStatus[Worker],
 ) -> None:
@@ -164,7 +171,7 @@ async def _observe(
         _, status, ended_at = (await anext(lines)).split()
     worker.status, worker.ended_at = int(status), int(ended_at)
     worker.ended.set()
-    if not worker.was_stopped:
+    if not (worker.was_stopped or mortal):
         raise worker.failure(f"the worker ended by itself with status {status}")
 
 

@@ -25,7 +25,7 @@ _BOTTOM: Final = 40
 _TICKS: Final = (1, 2, 5)
 
 # The card has a ground of its own, since nobody knows what it is put upon.
-_STYLE: Final = """\
+STYLE: Final = """\
 text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328 }
 .title { font-size: 15px; font-weight: 600 }
 .quiet { font-size: 12px; fill: #59636e }
@@ -43,6 +43,7 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-s
   .even { stroke: #9198a1 }
   .goal { stroke: #e6edf3 }
 }"""
+"""What everything in a chart looks like, on light and dark pages."""
 
 
 @attrs.frozen
@@ -108,9 +109,9 @@ def draw(shown: Sequence[Bar], title: str, note: str) -> str:
     height = _TOP + _ROW * len(shown) + _BOTTOM
     place = _Place(math.log(scale[0]), math.log(scale[-1]))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" {_size(_WIDTH, height)}>',
-        f"<style>\n{_STYLE}\n</style>",
-        f'<rect class="card" x="0.5" y="0.5" {_size(_WIDTH - 1, height - 1)} rx="8"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" {size(_WIDTH, height)}>',
+        f"<style>\n{STYLE}\n</style>",
+        f'<rect class="card" x="0.5" y="0.5" {size(_WIDTH - 1, height - 1)} rx="8"/>',
         f'<text id="title" class="title" x="20" y="28">{escape(title)}</text>',
         f'<text id="note" class="quiet" x="20" y="47">{escape(note)}</text>',
         *_grid(scale, place, height - _BOTTOM),
@@ -153,7 +154,7 @@ def _row(bar: Bar, place: _Place, top: float) -> list[str]:
     left, width = min(even, end), abs(end - even)
     parts = [
         f'<text x="20" y="{text:.1f}">{escape(bar.label)}</text>',
-        f'<rect class="{kind}" x="{left:.1f}" y="{upper:.1f}" {_size(width, _BAR)} rx="2"/>',
+        f'<rect class="{kind}" x="{left:.1f}" y="{upper:.1f}" {size(width, _BAR)} rx="2"/>',
         f'<text x="{_WIDTH - _VALUES + 14}" y="{text:.1f}">{number(bar.times)}{TIMES}</text>',
         f'<text class="quiet" x="{_WIDTH - _VALUES + 68}" y="{text:.1f}">{escape(bar.values)}</text>',
     ]
@@ -165,5 +166,6 @@ def _row(bar: Bar, place: _Place, top: float) -> list[str]:
     return parts
 
 
-def _size(width: float, height: float) -> str:
+def size(width: float, height: float) -> str:
+    """Width and height as attributes of an element."""
     return f'width="{width:g}" height="{height:g}"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -23,15 +24,25 @@ def write(directory: Path, samples: Samples, setting: Setting, plan: Plan) -> No
         CHART: chart(samples, setting),
         VALUES: values(samples, setting, plan),
     }
-    directory.mkdir(parents=True, exist_ok=True)
+    write_all(directory, files)
+
+
+def write_all(directory: Path, files: Mapping[str, str]) -> None:
+    """Write files; those that are there already are replaced only once all are complete.
+
+    Args:
+        directory: what the names are relative to.
+        files: their texts, by name.
+    """
     for name, text in files.items():
-        _new(directory, name).write_text(text)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        _new(directory / name).write_text(text)
     for name in files:
-        _new(directory, name).replace(directory / name)
+        _new(directory / name).replace(directory / name)
 
 
-def _new(directory: Path, name: str) -> Path:
-    return directory / f".{name}.new"
+def _new(file: Path) -> Path:
+    return file.with_name(f".{file.name}.new")
 
 
 def values(samples: Samples, setting: Setting, plan: Plan) -> str:

@@ -16,6 +16,14 @@ import attrs
 _ROOT = Path(__file__).resolve().parents[2]
 _LOOK_SECONDS = 3.0
 
+# What benchmarks write, which is no change to what they measure.
+_WRITTEN = (
+    ":!benchmarks/RESULTS.md",
+    ":!benchmarks/results.*",
+    ":!benchmarks/faults/results.json",
+    ":!docs/reliability.*",
+)
+
 
 @attrs.frozen
 class Setting:
@@ -109,8 +117,7 @@ def _commit() -> str:
 
     try:
         commit = git("rev-parse", "--short=10", "HEAD")
-        # What a benchmark writes is no change to what it measures.
-        changed = git("status", "--porcelain", "--", ".", ":!benchmarks/RESULTS.md", ":!benchmarks/results.*")
+        changed = git("status", "--porcelain", "--", ".", *_WRITTEN)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit}+" if changed else commit
