@@ -122,7 +122,7 @@ def test_all_files_are_written(project: Path) -> None:
 
 
 def test_what_the_workers_wrote_is_kept_for_whoever_looks_for_the_reason(tmp_path: Path) -> None:
-    files.write_records(tmp_path, COURSES[:1])
+    files.write_record(tmp_path, COURSES[0])
     record = json.loads((tmp_path / f"{FIRST}-prefect.json").read_text())
     assert (record["fault"], record["left"]) == (FIRST, ["sleep 600"])
     assert (tmp_path / f"{FIRST}-prefect.log").read_text().split("\n")[::2] == ["started", "started again"]

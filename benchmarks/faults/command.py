@@ -17,9 +17,9 @@ from benchmarks.environments import BUILD, add_environments, pythons
 from benchmarks.failures import BenchmarkError
 from benchmarks.faults import files
 from benchmarks.faults.catalogue import FAULTS
-from benchmarks.faults.course import run_faults
+from benchmarks.faults.course import Course, run_faults
 from benchmarks.faults.page import PageError
-from benchmarks.faults.table import as_text, rows
+from benchmarks.faults.table import as_text, rows, seconds
 from benchmarks.interruption import INTERRUPTED, unless_interrupted
 from benchmarks.progress import Progress
 from benchmarks.report import machine
@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if setting.was_busy:
         progress.tell(f"{setting.busy:.1f} cores are busy with other things")
     with tempfile.TemporaryDirectory(prefix="trioworker-faults-") as directory:
-        inflict = partial(run_faults, faults, sides, pythons(options), Path(directory), progress)
+        progress.tell("starting a Prefect server ...")
+        inflict = partial(
+            run_faults, faults, sides, pythons(options), Path(directory), on_course=partial(_note, progress)
+        )
         try:
             courses = trio.run(unless_interrupted, inflict)
         except (BenchmarkError, LocalServerError) as error:
@@ -55,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if courses is None:
         print("Interrupted: nothing is reported, and nothing is left behind.", file=sys.stderr)
         return INTERRUPTED
-    files.write_records(_RECORDS, courses)
     shown = rows(FAULTS, courses)
     print(as_text(shown))
     if setting.was_busy:
@@ -67,6 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(f"{files.PAGE} is written only if all faults were inflicted on both sides.")
     return 0
+
+
+def _note(progress: Progress, course: Course) -> None:
+    """Keep what is known of a course, and say in a line what became of its run."""
+    files.write_record(_RECORDS, course)
+    verdict = course.verdict
+    right = "never right" if verdict.right_after is None else f"right after {seconds(verdict)}"
+    left = f"processes left: {verdict.left}, unwatched for {verdict.unwatched:.0f} s"
+    progress.step(f"{course.side}, {course.fault}: {verdict.state}, {right}, {left}")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

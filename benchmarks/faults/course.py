@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,6 @@ from benchmarks.faults.processes import Onlooker, command_of
 from benchmarks.faults.scene import Scene
 from benchmarks.faults.supervisor import open_supervisor
 from benchmarks.faults.valve import open_valve
-from benchmarks.progress import Progress
 
 WATCH_SECONDS: Final = 60.0
 """How long a run is watched from the moment on from which seconds are counted."""
@@ -62,7 +61,8 @@ async def run_faults(
     sides: Sequence[SideName],
     pythons: Mapping[str, Path],
     directory: Path,
-    progress: Progress,
+    *,
+    on_course: Callable[[Course], None],
 ) -> list[Course]:
     """Inflict faults, on one side after the other.
 
@@ -71,13 +71,12 @@ async def run_faults(
         sides: on whom.
         pythons: the interpreter of each side's environment; the server runs in that of Prefect's worker.
         directory: an empty one, for all files.
-        progress: told of each step.
+        on_course: told of each course once it is over.
 
     Raises:
         BenchmarkError: something went wrong that was no fault of ours; there is nothing to tell then.
     """
     courses: list[Course] = []
-    progress.tell("starting a Prefect server ...")
     async with open_server(directory, pythons[PREFECT]) as rest:
         for fault in faults:
             for name in sides:
@@ -85,7 +84,7 @@ async def run_faults(
                 home.mkdir()
                 side = Side(name, pythons[name], home, f"{fault.key}-{name}")
                 courses.append(await play(fault, side, rest))
-                progress.step(f"{name}, {fault.key}: {_told(courses[-1])}")
+                on_course(courses[-1])
     return courses
 
 
@@ -205,13 +204,3 @@ def _changes(moments: Sequence[Moment]) -> list[Moment]:
         if before is None or attrs.evolve(before, at=moment.at) != moment
     ]
     return [attrs.evolve(moment, at=round(moment.at, 2)) for moment in found]
-
-
-def _told(course: Course) -> str:
-    verdict = course.verdict
-    right = (
-        f"never right within {WATCH_SECONDS:g} s"
-        if verdict.right_after is None
-        else f"right after {verdict.right_after:.1f} s"
-    )
-    return f"{verdict.state}, {right}, {verdict.left} processes left, unwatched for {verdict.unwatched:.0f} s"

@@ -57,13 +57,12 @@ def write(project: Path, shown: Sequence[Row], setting: Setting) -> None:
     )
 
 
-def write_records(directory: Path, courses: Sequence[Course]) -> None:
-    """Write all that is known of each course, with what the workers wrote; for whoever looks for the reason."""
+def write_record(directory: Path, course: Course) -> None:
+    """Write all that is known of a course, with what the workers wrote; for whoever looks for the reason."""
     directory.mkdir(parents=True, exist_ok=True)
-    for course in courses:
-        file = directory / f"{course.fault}-{course.side}.json"
-        file.write_text(json.dumps(_document(course), indent=1) + "\n")
-        file.with_suffix(".log").write_text(_AGAIN.join(course.logs))
+    file = directory / f"{course.fault}-{course.side}.json"
+    file.write_text(json.dumps(_document(course), indent=1) + "\n")
+    file.with_suffix(".log").write_text(_AGAIN.join(course.logs))
 
 
 def _document(course: Course) -> dict[str, Any]:

@@ -22,8 +22,9 @@ _METHOD: Final = f"""
 page. The server, the processes and the signals are real. Each worker is the command that its installation has put
 there, with `--pool` and `--name` and otherwise default settings, below a supervisor such as systemd or Kubernetes:
 {RESTART_SECONDS:g} s after it has ended, whatever the reason, it is started again with the same command line. What a
-dead worker has left behind is left alone. Worker and runs reach the server through a proxy, which can be shut, refuse
-requests, or lose an answer.
+dead worker has left behind is left alone, as by systemd with `KillMode=process`. (Where a supervisor kills all of it,
+as a container's end does, that is the fault in which the worker is killed with all that it has started.) Worker and
+runs reach the server through a proxy, which can be shut, refuse requests, or lose an answer.
 
 *Right* is a run when it is in a final state, that state is true by what the flow has noted in a file of its own, and
 no process of it goes on with nobody who watches it. A process is watched that is below a living worker, or of which
