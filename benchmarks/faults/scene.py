@@ -85,7 +85,9 @@ class Scene:
 
     def kill_flow(self) -> None:
         """Send SIGKILL to the process of the flow, and to nothing that it has started."""
-        os.kill(self.journal.pids[-1], signal.SIGKILL)
+        # A worker that cannot bear the rest of the fault has ended by now, and may have taken the flow along.
+        with suppress(ProcessLookupError):
+            os.kill(self.journal.pids[-1], signal.SIGKILL)
 
     def kill_all(self) -> None:
         """Send SIGKILL to the worker and to all that it has started, at once."""
