@@ -30,16 +30,38 @@ def failure_boundary(active: ActiveRun, run_log: RunLog, *, lost: str) -> Iterat
         run_log: told of it, too.
         lost: how the line begins that says why the run is not ours.
     """
-    name = active.flow_run.name
     try:
         yield
-    except NotOursError as reason:
-        active.note_end(RunEnd.LOST, str(reason))
-        run_log.info(f"{lost} flow run '{active.flow_run.id}': {reason}")
-    except (APIError, InfrastructureError, UnsettledError) as error:
-        # There is no way left to speak for this run, for now.
-        active.note_end(RunEnd.UNSETTLED, str(error))
-        run_log.alarm(f"Flow run '{name}' is left as it is: {error}")
-    except Exception as error:
-        active.note_end(RunEnd.UNSETTLED, f"{type(error).__name__}: {error}")
-        _logger.exception("Flow run %r is left as it is, because of a bug", name)
+    except BaseExceptionGroup as group:
+        # An error that met with a cancellation: that one goes on.
+        errors, others = group.split(Exception)
+        for error in _leaves(errors):
+            _end_with(error, active, run_log, lost)
+        if others is not None:
+            raise others from group.__cause__
+    except Exception as error:  # noqa: BLE001 - see above
+        _end_with(error, active, run_log, lost)
+
+
+def _end_with(error: Exception, active: ActiveRun, run_log: RunLog, lost: str) -> None:
+    name = active.flow_run.name
+    match error:
+        case NotOursError():
+            active.note_end(RunEnd.LOST, str(error))
+            run_log.info(f"{lost} flow run '{active.flow_run.id}': {error}")
+        case APIError() | InfrastructureError() | UnsettledError():
+            # There is no way left to speak for this run, for now.
+            active.note_end(RunEnd.UNSETTLED, str(error))
+            run_log.alarm(f"Flow run '{name}' is left as it is: {error}")
+        case _:
+            active.note_end(RunEnd.UNSETTLED, f"{type(error).__name__}: {error}")
+            _logger.error("Flow run %r is left as it is, because of a bug", name, exc_info=error)
+
+
+def _leaves(error: Exception | None) -> Iterator[Exception]:
+    """The errors of a group, or the one."""
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    elif error is not None:
+        yield error
