@@ -514,15 +514,33 @@ class _Life:
         """Speak for a run that the worker's end has interrupted; its process is gone by now, unless it is left."""
         if self.claim_sent_at is None:
             return
-        if self.active.identifier is None and not await self.cut_off.goes_on():
+        if await self._has_not_begun():
             await self._make_sure_of_claim()
             await self._give_back("the worker was stopped")
         execution = self.execution
         if execution is None or execution.outcome is None:
             await self.cut_off.conclude()
         else:
-            await self._settle(execution.outcome)
+            reported = await self._settle(execution.outcome)
+            if reported is not None and execution.outcome.status_code == 0:
+                await self._clear()
             self._note_outcome(execution, execution.outcome)
+
+    async def _has_not_begun(self) -> bool:
+        """Whether it is certain that nothing of the run was executed, and that nothing will be."""
+        if self.active.identifier is not None:
+            return False
+        entry = self.active.record.entry
+        if entry is None or entry.trace is None:
+            return True
+        if await self.cut_off.goes_on():
+            return False
+        # It was started, and has ended before its number was known.
+        try:
+            current = await self.requests.read()
+        except ObjectNotFoundError:
+            return False
+        return current.state is not None and current.state.type is StateType.PENDING
 
     async def _give_back_if_stopping(self) -> None:
         if self.runner.shutdown.requested:
