@@ -29,6 +29,7 @@ from trioworker.runs.claim import (
     is_proved,
     judge_claim,
     judge_refusal,
+    overtaken,
 )
 
 Clock = trio.testing.MockClock
@@ -217,6 +218,48 @@ def test_run_that_ended_between_our_states_is_somebody_elses() -> None:
 DUE = datetime(2026, 1, 1, tzinfo=UTC)
 FOUND = FlowRun(id=uuid4(), name="red-fox", flow_id=uuid4(), next_scheduled_start_time=DUE)
 CLAIM = ProposedState(type=StateType.PENDING, name="Pending")
+
+
+def kept(state_type: StateType, transition_id: UUID | None = None) -> State:
+    """A state as the server has it."""
+    return attrs.evolve(state(state_type, transition_id), id=uuid4())
+
+
+def test_nothing_is_overtaken_by_the_only_claim() -> None:
+    claim, submitting = kept(StateType.PENDING, OURS), kept(StateType.PENDING, OURS)
+    scheduled = kept(StateType.SCHEDULED)
+    assert overtaken([scheduled, claim], claim, {OURS}) is None
+    assert overtaken([scheduled, claim, submitting], submitting, {OURS}) is None
+
+
+def test_nothing_is_overtaken_by_the_claim_of_a_run_that_is_tried_again() -> None:
+    theirs, running = kept(StateType.PENDING, THEIRS), kept(StateType.RUNNING)
+    claim = kept(StateType.PENDING, OURS)
+    history = [kept(StateType.SCHEDULED), theirs, running, kept(StateType.SCHEDULED), claim]
+    assert overtaken(history, claim, {OURS}) is None
+
+
+@pytest.mark.parametrize("left_as", [StateType.COMPLETED, StateType.FAILED, StateType.SCHEDULED])
+def test_end_of_our_run_is_overtaken_by_what_we_had_asked_for_before(left_as: StateType) -> None:
+    claim, left = kept(StateType.PENDING, OURS), kept(left_as)
+    late, later = kept(StateType.PENDING, OURS), kept(StateType.PENDING, OURS)
+    history = [kept(StateType.SCHEDULED), claim, kept(StateType.RUNNING), left]
+    assert overtaken([*history, late], late, {OURS}) == left
+    assert overtaken([*history, late, later], later, {OURS}) == left
+
+
+def test_end_is_overtaken_also_by_what_arrived_before_it() -> None:
+    late, ended = kept(StateType.PENDING, OURS), kept(StateType.COMPLETED)
+    history = [kept(StateType.SCHEDULED), kept(StateType.PENDING, OURS), late, kept(StateType.RUNNING), ended]
+    assert overtaken(history, late, {OURS}) == ended
+
+
+def test_what_others_have_claimed_is_not_overtaken_by_us() -> None:
+    theirs = kept(StateType.PENDING, THEIRS)
+    history = [kept(StateType.SCHEDULED), kept(StateType.PENDING, OURS), kept(StateType.FAILED), theirs]
+    assert overtaken(history, theirs, {OURS}) is None
+    assert overtaken(history, None, {OURS}) is None
+    assert overtaken([*history, ended := kept(StateType.COMPLETED)], ended, {OURS}) is None
 
 
 def answer(

@@ -124,6 +124,32 @@ async def test_run_that_is_left_before_its_number_is_known_is_not_offered_to_oth
     assert [entry.stage for entry in world.storage.entries.values()] == [Stage.LAUNCHING]
 
 
+@pytest.mark.parametrize(("begun", "end"), [(True, "Crashed"), (False, "Scheduled")])
+async def test_run_that_is_cut_off_before_its_number_is_known_is_given_back_only_if_it_has_not_begun(
+    autojump_clock: Clock,
+    world: LastingWorld,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    begun: bool,
+    end: str,
+) -> None:
+    async def start_and_wait(
+        job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> Outcome:
+        await job.assignment.note_trace(Trace(None))
+        if begun:
+            world.api.set_state(job.assignment.flow_run_id, "Running")
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(world.infrastructure, "run", start_and_wait)
+    run = world.schedule()
+    async with world.working(drain_timeout=1):
+        await trio.sleep(5)
+    assert world.states(run)[-1] == end
+    assert world.storage.entries == {}
+
+
 @pytest.mark.parametrize("cancelled", [True, False])
 async def test_what_a_run_has_left_behind_is_cleared_away_that_ended_well_but_said_nothing(
     autojump_clock: Clock, world: LastingWorld, *, cancelled: bool
@@ -172,6 +198,19 @@ async def test_run_is_put_back_that_a_claim_overtakes_after_its_end(
     assert world.states(run)[-2:] == ["Pending", end]
     assert len(world.infrastructure.executions) == 1
     assert world.storage.entries == {}
+
+
+async def test_run_is_put_back_that_a_claim_overtakes_while_its_process_ends(
+    autojump_clock: Clock, world: LastingWorld
+) -> None:
+    world.api.fail("set_flow_run_state", APIUnavailableError("connection lost"))
+    run = world.schedule(Script(seconds=30, ends=None))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Running")
+        world.api.set_state(run.id, "Completed")
+        await claim_once_more(world, run)
+        await trio.sleep(31)
+        assert world.states(run)[-2:] == ["Pending", "Completed"]
 
 
 async def test_run_is_put_back_that_a_claim_of_a_worker_overtakes_which_is_gone(

@@ -140,13 +140,16 @@ def overtaken(
     if current.state_details.transition_id not in own_transition_ids:
         return None
     before = [state for state in history if state.id != current.id]
+    ours = [state.state_details.transition_id in own_transition_ids for state in before]
+    while before and ours[-1] and before[-1].type is StateType.PENDING:
+        before.pop()
+        ours.pop()
     if not before:
         return None
     last = before[-1]
-    if last.type is StateType.SCHEDULED:
-        was_claimed = any(state.state_details.transition_id in own_transition_ids for state in before)
-        return last if was_claimed else None
-    return last if last.type.is_final else None
+    # One that was given back is scheduled after a claim of ours, and one that we have claimed before it.
+    is_over = last.type.is_final or (last.type is StateType.SCHEDULED and True in ours)
+    return last if is_over else None
 
 
 def _left_by_others(others: Sequence[State], found_as: UUID | None) -> State | None:

@@ -22,7 +22,7 @@ from trioworker.infrastructure.protocol import Gone, InfrastructureError, Runnin
 from trioworker.ledger.entry import Entry, Stage
 from trioworker.runs.active import ActiveRun, RunEnd
 from trioworker.runs.boundary import NotOursError, failure_boundary
-from trioworker.runs.claim import Granted, Late, judge_claim, overtaken
+from trioworker.runs.claim import Granted, Late, judge_claim
 from trioworker.runs.conclusion import scheduled
 from trioworker.runs.cut_off import CutOff
 from trioworker.runs.flow_run import CANCEL_GRACE, FlowRunner
@@ -61,7 +61,12 @@ async def inherit(
         task_status.started()
         requests = RunRequests(runner.api, active, runner.patience, run_log)
         settlement = Settlement(
-            active, requests, run_log, runner.infrastructure.speaks_for_itself, runner.now
+            active,
+            requests,
+            run_log,
+            runner.infrastructure.speaks_for_itself,
+            runner.now,
+            inherited=True,
         )
         cut_off = CutOff(
             active, run_log, settlement, runner.infrastructure, runner.shutdown, runner.worker.name
@@ -226,11 +231,12 @@ class _Inherited:
         Args:
             job: what is left of it, to call its flow's hooks with; None for no hooks.
         """
-        current, history = await self._read_with_history()
-        left_as = overtaken(history, current.state, self.active.transition_ids)
-        if left_as is not None:
-            await self._put_back(left_as)
-            return
+        current = await self._read()
+        if current is None:
+            raise NotOursError("somebody has deleted it")
+        if await self.settlement.undo_late_request(current):
+            raise NotOursError("a request came late that was made for it, and it is again as it was before")
+        history = await self.requests.history()
         self._require_ours(history)
         state = current.state
         if self.entry.stage is Stage.CLAIMED:
@@ -254,13 +260,6 @@ class _Inherited:
             self.run_log.alarm(f"Flow run '{self.active.flow_run.name}': {ended}")
         never_started = self.entry.stage is Stage.CLAIMED
         self.active.note_end(RunEnd.NOT_STARTED if never_started else RunEnd.EXECUTED, ended)
-
-    async def _put_back(self, left_as: State) -> None:
-        """Leave the run as it was before a request of ours that came too late."""
-        reason = f"a request of worker '{self.entry.worker_name}' took effect when it was over"
-        await self.requests.propose(ProposedState.again(left_as), force=left_as.type.is_final)
-        self.run_log.info(f"Flow run '{self.active.flow_run.name}' is {left_as.label} again: {reason}")
-        self.active.note_end(RunEnd.LOST, reason)
 
     @property
     def _never_began(self) -> bool:

@@ -11,10 +11,11 @@ import attrs
 import trio
 
 from trioworker.api.errors import APIError, ObjectNotFoundError
-from trioworker.api.models import StateType
+from trioworker.api.models import FlowRun, ProposedState, StateType
 from trioworker.infrastructure.protocol import HookCall, Infrastructure, InfrastructureError
 from trioworker.ledger.entry import Fate
 from trioworker.runs.active import ActiveRun
+from trioworker.runs.claim import overtaken
 from trioworker.runs.conclusion import Leave, Propose, conclude, reschedule
 from trioworker.runs.log import RunLog
 from trioworker.runs.requests import RunRequests
@@ -84,6 +85,7 @@ class Settlement:
         run_log: told what was found.
         knows_running: whether this worker itself proposes that its runs are `Running`.
         now: the time of day.
+        inherited: whether an earlier worker has made requests for it, and nobody knows which were answered.
     """
 
     active: ActiveRun
@@ -91,6 +93,7 @@ class Settlement:
     run_log: RunLog
     knows_running: bool
     now: Callable[[], datetime]
+    inherited: bool = attrs.field(default=False, kw_only=True)
 
     async def settle(
         self, ended: str, hooks: Hooks | None = None, *, fate: Fate | None = None
@@ -153,6 +156,29 @@ class Settlement:
             knows_running=self.knows_running,
             now=self.now(),
         )
+        if isinstance(conclusion, Propose) and await self.undo_late_request(current):
+            return Leave("it is again as it was before a request of ours that came late")
         if fate == "SCHEDULED":
             return reschedule(conclusion, current, ended=ended, now=self.now())
         return conclusion
+
+    async def undo_late_request(self, current: FlowRun) -> bool:
+        """Put the run back if a request of ours has taken effect when it was past it; whether there was such a thing.
+
+        Args:
+            current: the run as it is now.
+        """
+        state = current.state
+        if state is None or state.type is not StateType.PENDING:
+            return False
+        if self.active.in_doubt_since is None and not self.inherited:
+            return False
+        left_as = overtaken(await self.requests.history(), state, self.active.transition_ids)
+        if left_as is None:
+            return False
+        await self.requests.propose(ProposedState.again(left_as), force=left_as.type.is_final)
+        self.run_log.info(
+            f"Flow run '{self.active.flow_run.name}' is {left_as.label} again, which it was before a request took"
+            " effect that came late"
+        )
+        return True
