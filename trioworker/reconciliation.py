@@ -16,6 +16,7 @@ import trio
 from trioworker.api.models import StateType
 from trioworker.ledger.entry import Entry
 from trioworker.notices import Notice, Notify, count_runs
+from trioworker.runs.active import ActiveRun
 from trioworker.runs.flow_run import IN_FLIGHT_SECONDS, FlowRunner
 from trioworker.runs.inheritance import inherit
 from trioworker.service import Rhythm, WakeUp, repeat
@@ -91,31 +92,35 @@ class Reconciliation:
         self, attempts: Sequence[Entry], *, task_status: trio.TaskStatus[None]
     ) -> None:
         """See to what is known of one run, one attempt after the other, as a run is in hand only once."""
+        can_be_taken = False
         for attempt in attempts:
-            await self._see_through(attempt, task_status=task_status)
+            run = await self._see_through(attempt, task_status=task_status)
             task_status = trio.TASK_STATUS_IGNORED
+            can_be_taken |= run.state is not None and run.state.type is StateType.SCHEDULED
+        # Not before the last one: it would be in hand once more then.
+        if can_be_taken:
+            self.look_for(attempts[0].flow_run_id)
 
     async def _see_through(  # noqa: ASYNC128 - passed on
         self, entry: Entry, *, task_status: trio.TaskStatus[None]
-    ) -> None:
+    ) -> ActiveRun:
         attempt = entry.attempt
         is_last_look = attempt in self.runner.second_looks or not self.runner.ledger.is_inherited(attempt)
         run = await inherit(self.runner, entry, keep_entry=not is_last_look, task_status=task_status)
         now = trio.current_time()
         if not run.is_settled:
             self._put_off[attempt] = now + _PAUSE_SECONDS
-            return
+            return run
         self._put_off.pop(attempt, None)
         if not is_last_look:
             # A request of the worker that is gone may yet take effect; nobody knows which were answered.
             self.runner.second_looks[attempt] = now + IN_FLIGHT_SECONDS
-        if run.state is not None and run.state.type is StateType.SCHEDULED:
-            self.look_for(entry.flow_run_id)
+        return run
 
 
 def _by_runs(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """The entries of each run, in their order."""
+    """The entries of each run, the last one first: what goes on, if anything does, is mostly of that."""
     by_runs: dict[UUID, list[Entry]] = {}
-    for entry in entries:
+    for entry in reversed(entries):
         by_runs.setdefault(entry.flow_run_id, []).append(entry)
     return list(by_runs.values())

@@ -201,7 +201,9 @@ class ActiveRuns:
         try:
             yield run
         finally:
-            del self._by_id[flow_run.id]
+            # Should somebody else have taken it in hand meanwhile, it stays there.
+            if self._by_id.get(flow_run.id) is run:
+                del self._by_id[flow_run.id]
             if run.claimed:
                 nothing_known = Ending(RunEnd.UNSETTLED, "nothing is known of its end")
                 self._observer.run_finished(run, run.ending or nothing_known)

@@ -18,7 +18,7 @@ import trio
 
 from trioworker import events
 from trioworker.api.client import PrefectAPI
-from trioworker.api.errors import APIError, ObjectNotFoundError
+from trioworker.api.errors import APIError, ObjectNotFoundError, RequestRefusedError
 from trioworker.api.models import Event, FlowRun, ProposedState, SetStateStatus, State, StateType
 from trioworker.errors import sole_errors_bare
 from trioworker.events import WorkerIdentity
@@ -239,7 +239,13 @@ class _Life:
                     await trio.sleep_forever()
 
     async def _propose_claim(self) -> None:
-        result = await self.requests.propose(self.claim, strikes=STRIKES)
+        try:
+            result = await self.requests.propose(self.claim, strikes=STRIKES)
+        except RequestRefusedError:
+            if self.active.in_doubt_since is None:
+                # It has had no effect, nor will it: there is nothing to be looked at later.
+                await self.active.record.strike_out()
+            raise
         reason = result.details.reason or "no reason given"
         if result.status is SetStateStatus.ABORT:
             await self._cancel_if_deployment_is_gone()
