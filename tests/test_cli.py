@@ -342,6 +342,7 @@ async def test_runs_that_were_cut_off_make_the_command_fail(
             " Send it again to stop them now."
         ),
         "Stopping 1 flow run now: SIGTERM, and SIGKILL after 5 s.",
+        "Cut off 1 flow run: reported as crashed.",
         STOPPED,
     ]
     assert world.now == 12

@@ -52,10 +52,10 @@ def test_answer_that_took_long_or_saw_the_clock_set_back_tells_nothing(answered:
 
 @pytest.mark.parametrize("ahead", [-86_400, -6, 6, 86_400])
 def test_large_difference_is_learned_from_a_date(ahead: float) -> None:
-    """To half a second, since a date has whole ones."""
+    """To a second, since a date has whole ones; the clock is not fast, or runs would begin early."""
     clock = ServerClock(lambda: after(10))
     clock.compare_with_date(after(ahead), asked=NOON, answered=after(0.1))
-    assert clock.now() == after(10 + ahead + 0.4)
+    assert clock.now() == after(10 + ahead - 0.1)
 
 
 @pytest.mark.parametrize("ahead", [-5, -1, 0, 4])

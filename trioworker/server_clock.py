@@ -62,4 +62,5 @@ class ServerClock:
         """
         likely = date + _HALF_A_SECOND
         if timedelta(0) <= answered - asked <= _QUICK and abs(likely - (answered + self._ahead)) > _COARSE:
-            self._ahead = likely - answered
+            # As it was rounded down: so a run begins up to a second late, but not early.
+            self._ahead = date - answered

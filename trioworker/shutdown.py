@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import trio
 
 from trioworker.infrastructure.protocol import ShutdownPolicy
+from trioworker.runs.tally import Tally
 
 # What the API gets to hear of a worker that leaves in a hurry; one that is well needs milliseconds.
 _ABANDONED_SECONDS = 1.0
@@ -32,6 +33,9 @@ class Shutdown:
         flush_timeout: seconds to tell the API about it all.
         policy: what becomes of runs that are cut off.
         on_cut_off: called once when runs begin to be ended before their time.
+
+    Attributes:
+        tally: of the runs that were cut off.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Shutdown:
         self.intake: trio.CancelScope = trio.CancelScope()
         self.runs: trio.CancelScope = trio.CancelScope()
         self.flush: trio.CancelScope = trio.CancelScope(shield=True)
+        self.tally: Tally = Tally()
         self._drain_timeout = drain_timeout
         self._kill_grace = kill_grace
         self._flush_timeout = flush_timeout
@@ -54,6 +59,7 @@ class Shutdown:
         self._on_cut_off = on_cut_off
         self._requested = trio.Event()
         self._cut_off = False
+        self._decided: ShutdownPolicy | None = None
         self._may_leave: Callable[[], bool] = lambda: True
         self._last_deadline = math.inf
         self._unbroken: set[trio.CancelScope] = set()
@@ -74,8 +80,15 @@ class Shutdown:
 
     @property
     def policy(self) -> ShutdownPolicy:
-        """What becomes of runs that are cut off."""
+        """What becomes of runs that are cut off; that does not change any more once the first one is."""
+        if self._decided is not None:
+            return self._decided
         return "crash" if self._policy == "leave" and not self._may_leave() else self._policy
+
+    @property
+    def leaves_none(self) -> bool:
+        """Whether runs are ended that were to be left, since the next worker would not know of them."""
+        return self._policy == "leave" and self.policy != "leave"
 
     def leave_only_if(self, may_leave: Callable[[], bool]) -> None:
         """Leave runs for the next worker only if that will know of them, whatever the policy is."""
@@ -83,8 +96,8 @@ class Shutdown:
 
     def leave_none(self) -> None:
         """Have no run left for the next worker: those that are cut off are reported as crashed then."""
-        if self._policy == "leave":
-            self._policy = "crash"
+        if self.policy == "leave":
+            self._policy = self._decided = "crash"
 
     def request(self) -> None:
         """Begin nothing new and let what runs end, for `drain_timeout` seconds at the most."""
@@ -113,6 +126,7 @@ class Shutdown:
         """Take note that runs are being ended before their time; from now on the last deadline counts."""
         if not self._cut_off:
             self._cut_off = True
+            self._decided = self.policy
             self._bring_forward(trio.current_time() + self._kill_grace + self._flush_timeout)
             self._on_cut_off()
 

@@ -34,6 +34,7 @@ from trioworker.heartbeat import MissingPoolAlarm, keep_heartbeat
 from trioworker.infrastructure.protocol import Infrastructure
 from trioworker.intake import Intake
 from trioworker.launch_rate import LaunchRate
+from trioworker.ledger.ledger import Ledger
 from trioworker.listener import keep_listening
 from trioworker.notices import Notice, Notify, count_runs, log_notice
 from trioworker.observation import LARGEST_BACKLOG, Observation, Watch, WorkerPhase, WorkerStatus, run_status
@@ -298,6 +299,7 @@ class Worker:
                     )
                     ledger = await stack.enter_async_context(opening)
                     self._shutdown.leave_only_if(lambda: ledger.lasts)
+                    stack.callback(self._say_what_became, ledger)
                     runner = attrs.evolve(runner, ledger=ledger)
                     self._intake = self._make_intake(runner, health, heartbeat_due, poll_due)
                     upkeep.start_soon(self._look_out, self._intake, poll_due, cancellations_due)
@@ -455,16 +457,26 @@ class Worker:
             self._notify(Notice(message, warning=True))
 
     def _say_cut_off(self) -> None:
-        if self._shutdown.policy == "leave":
-            message = f"Leaving {count_runs(self.runs_in_hand)} to the next worker of this name."
-            self._notify(Notice(message, warning=True))
-            return
+        self._notify(Notice(self._what_cutting_off_means(), warning=True))
+
+    def _what_cutting_off_means(self) -> str:
         runs, grace = count_runs(self.runs_in_hand), f"{self._config.kill_grace:g} s"
-        if self._config.flows is None:
-            message = f"Stopping {runs} now: SIGTERM, and SIGKILL after {grace}."
-        else:
-            message = f"Cancelling {runs} now; functions get {grace} for their clean-up."
-        self._notify(Notice(message, warning=True))
+        them = "it" if self.runs_in_hand == 1 else "them"
+        if self._shutdown.policy == "leave":
+            return f"Leaving {runs} running, for the worker that comes next."
+        then = f" Then any worker may take {them} again." if self._shutdown.policy == "reschedule" else ""
+        if self._config.flows is not None:
+            return f"Cancelling {runs} now; functions get {grace} for their clean-up.{then}"
+        why = f", since the next worker would not know of {them}" if self._shutdown.leaves_none else ""
+        return f"Stopping {runs} now{why}: SIGTERM, and SIGKILL after {grace}.{then}"
+
+    def _say_what_became(self, ledger: Ledger) -> None:
+        """Sum up what has become of the runs that were cut off, if any were."""
+        tally = self._shutdown.tally
+        if not tally.sentence:
+            return
+        rest = " The worker that comes next sees to what is not reported." if ledger.lasts else ""
+        self._notify(Notice(tally.sentence + (rest if tally.unsettled else ""), warning=True))
 
 
 async def _wake_when_back(condition: Condition, sleepers: Iterable[Callable[[], None]]) -> None:

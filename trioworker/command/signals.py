@@ -83,7 +83,8 @@ class SignalListener:
             return "stopping; no flow run is going on."
         return (
             f"taking no more flow runs, and waiting up to {worker.config.drain_timeout:g} s for"
-            f" {count_runs(worker.runs_in_hand)} to end. Send it again to stop them now."
+            f" {count_runs(worker.runs_in_hand)} to end. Send it again to"
+            f" {'leave' if worker.config.on_shutdown == 'leave' else 'stop'} them now."
         )
 
     def _what_leaving_means(self, worker: Worker) -> str:

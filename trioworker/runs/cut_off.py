@@ -50,6 +50,7 @@ class CutOff:
         if scope.cancelled_caught:
             self.active.note_end(RunEnd.UNSETTLED, "the API did not answer in time")
             self.run_log.alarm(f"Flow run '{name}' is left as it is: the API did not answer in time")
+        self.shutdown.tally.add(self.active)
 
     async def conclude(self) -> None:
         """Do as the shutdown policy says about a run that had not ended; it was ended, unless that is to leave it.
@@ -60,12 +61,15 @@ class CutOff:
         """
         policy = self.shutdown.policy
         if await self.goes_on():
-            if policy != "leave":
+            if policy == "leave":
+                reason = f"Left running by worker '{self.worker_name}', for the worker that comes next."
+                self.active.note_end(RunEnd.LEFT, reason)
+                self.run_log.info(reason)
+                return
+            if not self.infrastructure.speaks_for_itself:
                 raise InfrastructureError("its process does not end")
-            reason = f"Left running by worker '{self.worker_name}', for the next one of its name."
-            self.active.note_end(RunEnd.LEFT, reason)
-            self.run_log.info(reason)
-            return
+            # It ends with this program. Until then nobody shall begin it anew beside what goes on.
+            policy = "crash"
         fate: Fate | None = None
         if policy == "reschedule" and not self.active.cancel_requested.is_set():
             fate = "SCHEDULED"

@@ -101,6 +101,11 @@ class FunctionCall:
         """Cancel it; its clean-up code is still executed."""
         self._scope.cancel()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether code of it may yet be executed."""
+        return not self._ended.is_set()
+
     async def wait(self) -> CallResult | None:
         """Wait until no code of it is being executed any more; returns its `result`."""
         await self._ended.wait()

@@ -98,6 +98,11 @@ class FlowEngine:
         """Whether cancelling the run has an effect before its function returns."""
         return self._call is None or self._call.interruptible
 
+    @property
+    def is_calling(self) -> bool:
+        """Whether code of the function may yet be executed."""
+        return self._call is not None and self._call.goes_on
+
     def cancel(self, grace: float) -> None:
         """Cancel the run, whatever it is doing; how it ends is told by `run`, `grace` seconds later at the latest."""
         self._grace = grace

@@ -92,6 +92,8 @@ class TrioInfrastructure:
         self._token = uuid4().hex[:8]
         self._room: Room | None = None
         self._running: dict[str, _Running] = {}
+        # Also of runs that were cut off, as long as code of their functions goes on.
+        self._engines: dict[str, FlowEngine] = {}
         # With the seconds that are left of each when everything is killed.
         self._graces: dict[trio.CancelScope, float] = {}
 
@@ -151,14 +153,20 @@ class TrioInfrastructure:
             room=self._room,
             grace=self._kill_grace,
         )
+        place = self._place(job.flow_run)
+        self._engines[place] = engine
         try:
-            yield attrs.evolve(job, engine=engine)
-        except Exception:
-            # Such as an end that the API refuses to hear of: the code may go on all the same.
-            await engine.wait_for_call()  # noqa: ASYNC120 - who is cut off meanwhile is spoken for once more
-            raise
-        # Not in a `finally`: whoever is in a hurry does not wait.
-        await engine.wait_for_call()
+            try:
+                yield attrs.evolve(job, engine=engine)
+            except Exception:
+                # Such as an end that the API refuses to hear of: the code may go on all the same.
+                await engine.wait_for_call()  # noqa: ASYNC120 - who is cut off meanwhile is spoken for once more
+                raise
+            # Not in a `finally`: whoever is in a hurry does not wait.
+            await engine.wait_for_call()
+        finally:
+            if not engine.is_calling:
+                del self._engines[place]
 
     async def run(
         self, job: FlowJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
@@ -247,7 +255,10 @@ class TrioInfrastructure:
     async def find(self, flow_run_id: UUID, trace: Trace) -> Running | Gone | Unknown:  # noqa: ARG002
         """See `Infrastructure.find`: no call outlives its program."""
         await trio.lowlevel.checkpoint()
-        return Running(trace) if trace.identifier in self._running else Gone()
+        identifier = trace.identifier or ""
+        engine = self._engines.get(identifier)
+        goes_on = identifier in self._running or (engine is not None and engine.is_calling)
+        return Running(trace) if goes_on else Gone()
 
     @asynccontextmanager
     async def open_remains(self, flow_run_id: UUID, trace: Trace) -> AsyncIterator[None]:  # noqa: ARG002
