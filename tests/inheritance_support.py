@@ -26,9 +26,9 @@ class ClearedInfrastructure(FakeInfrastructure):
 
     cleared: list[Trace]
 
-    async def clear(self, trace: Trace) -> None:
+    async def clear(self, flow_run_id: UUID, trace: Trace) -> None:
         self.cleared.append(trace)
-        await super().clear(trace)
+        await super().clear(flow_run_id, trace)
 
 
 @attrs.define(eq=False)

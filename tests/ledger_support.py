@@ -147,7 +147,7 @@ class LastingInfrastructure(FakeInfrastructure):
             return
         await super().kill(identifier, grace, intent=intent)
 
-    async def clear(self, trace: Trace) -> None:
+    async def clear(self, flow_run_id: UUID, trace: Trace) -> None:
         """See `Infrastructure.clear`."""
         await trio.lowlevel.checkpoint()
         self.cleared.append(trace.identifier)

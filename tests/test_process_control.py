@@ -10,13 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 import trio.testing
 from process_support import assignment, executed, infrastructure, python, run_in_workspace
 
 from trioworker.infrastructure.process.infrastructure import ProcessInfrastructure
-from trioworker.infrastructure.protocol import Intent, Outcome
+from trioworker.infrastructure.protocol import Intent, Outcome, ShutdownPolicy
 
 pytestmark = pytest.mark.process
 
@@ -85,22 +86,21 @@ time.sleep(600)
 class Play:
     """A run of an engine, and its outcome."""
 
-    def __init__(self, directory: Path, engine: str) -> None:
+    def __init__(self, directory: Path, engine: str, policy: ShutdownPolicy = "crash") -> None:
         self.pipe = directory / "pipe"
         self.notes_file = directory / "notes"
         self.pipe_back = directory / "pipe-back"
         os.mkfifo(self.pipe)
         os.mkfifo(self.pipe_back)
         self.where = infrastructure(directory)
-        self.configuration = {"command": python(engine, self.pipe, self.notes_file)}
+        configuration = {"command": python(engine, self.pipe, self.notes_file)}
+        self.assignment = attrs.evolve(assignment(configuration), shutdown_policy=lambda: policy)
         self.identifier = ""
         self.outcome: Outcome | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async def known(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128
-            self.outcome = await run_in_workspace(
-                self.where, assignment(self.configuration), task_status=task_status
-            )
+            self.outcome = await run_in_workspace(self.where, self.assignment, task_status=task_status)
 
         reader = os.open(self.pipe, os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -118,13 +118,13 @@ class Play:
 
 
 @pytest.fixture
-def played(tmp_path: Path) -> Callable[[str], Play]:
-    return lambda engine: Play(tmp_path, engine)
+def played(tmp_path: Path) -> Callable[..., Play]:
+    return lambda *arguments: Play(tmp_path, *arguments)
 
 
 @pytest.mark.parametrize(("intent", "byte"), [("cancel", "c"), ("reschedule", "r"), ("relinquish", "q")])
 async def test_engine_is_told_the_intent_before_it_is_terminated(
-    played: Callable[[str], Play], intent: Intent, byte: str
+    played: Callable[..., Play], intent: Intent, byte: str
 ) -> None:
     play = played(OBEDIENT)
     with trio.fail_after(30):
@@ -138,7 +138,7 @@ async def test_engine_is_told_the_intent_before_it_is_terminated(
 
 
 async def test_engine_that_is_not_connected_is_terminated_all_the_same(
-    played: Callable[[str], Play],
+    played: Callable[..., Play],
 ) -> None:
     play = played(UNCONNECTED)
     with trio.fail_after(30):
@@ -150,7 +150,7 @@ async def test_engine_that_is_not_connected_is_terminated_all_the_same(
     assert play.outcome.status_code == -15
 
 
-async def test_kill_without_an_intent_tells_nothing(played: Callable[[str], Play]) -> None:
+async def test_kill_without_an_intent_tells_nothing(played: Callable[..., Play]) -> None:
     play = played(OBEDIENT)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
@@ -159,7 +159,33 @@ async def test_kill_without_an_intent_tells_nothing(played: Callable[[str], Play
     assert play.notes == ["TERM"]
 
 
-async def test_run_that_has_concluded_is_left_to_end_by_itself(played: Callable[[str], Play]) -> None:
+@pytest.mark.parametrize(("policy", "notes"), [("reschedule", ["r", "TERM"]), ("crash", ["TERM"])])
+async def test_engine_that_the_workers_end_cuts_off_is_told_if_it_will_be_run_again(
+    played: Callable[..., Play], policy: ShutdownPolicy, notes: list[str]
+) -> None:
+    """Before it is terminated, though everything around it is cancelled: a scope outside of it, too."""
+    play = played(OBEDIENT, policy)
+    with trio.fail_after(30):
+        with trio.CancelScope() as outside:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(play.run)
+                outside.cancel()
+                nursery.cancel_scope.cancel()
+    assert outside.cancelled_caught or nursery.cancel_scope.cancelled_caught
+    assert play.notes == notes
+    assert play.outcome is None
+
+
+async def test_engine_that_cannot_be_told_is_ended_all_the_same(played: Callable[..., Play]) -> None:
+    play = played(UNCONNECTED, "reschedule")
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(play.run)
+            nursery.cancel_scope.cancel()
+    assert play.notes == ["TERM"]
+
+
+async def test_run_that_has_concluded_is_left_to_end_by_itself(played: Callable[..., Play]) -> None:
     play = played(CONCLUDED)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
@@ -176,7 +202,7 @@ async def test_run_that_has_concluded_is_left_to_end_by_itself(played: Callable[
 
 
 async def test_run_that_has_concluded_but_does_not_end_is_killed_after_the_grace(
-    played: Callable[[str], Play],
+    played: Callable[..., Play],
 ) -> None:
     play = played(STUCK)
     with trio.fail_after(30):

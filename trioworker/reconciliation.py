@@ -60,7 +60,6 @@ class Reconciliation:
         self._wake_up()
 
     async def _look_again(self, runs: trio.Nursery) -> None:
-        await self.runner.ledger.write_what_is_not()
         await self.runner.ledger.adopt_orphaned()
         await self.look(runs)
 

@@ -282,7 +282,7 @@ class Infrastructure(Protocol[JobT]):
         """
         ...
 
-    async def clear(self, trace: Trace) -> None:
+    async def clear(self, flow_run_id: UUID, trace: Trace) -> None:
         """End what is left of a run that an earlier worker has started and that has ended itself.
 
         Raises:

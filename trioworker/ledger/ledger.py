@@ -105,12 +105,6 @@ class Ledger:
         known = [attempt for attempt in attempts if attempt in self._entries]
         await self._change(dict.fromkeys(known))
 
-    async def write_what_is_not(self) -> None:
-        """Write down what could not be written before, if there is such a thing."""
-        async with self._writing:
-            if self._unwritten:
-                await self._write()
-
     async def adopt_orphaned(self) -> None:
         """Take over what workers have left behind that are gone, and write down what could not be written before."""
         if self._storage is None:

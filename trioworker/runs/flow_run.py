@@ -476,7 +476,7 @@ class _Life:
         if entry is None or entry.trace is None:
             return
         try:
-            await self.runner.infrastructure.clear(entry.trace)
+            await self.runner.infrastructure.clear(self.flow_run.id, entry.trace)
         except InfrastructureError as error:
             self.run_log.alarm(f"Flow run '{self.flow_run.name}': something of it may go on: {error}")
 

@@ -246,7 +246,7 @@ class _Inherited:
             return
         if self.trace is not None and not (state is not None and state.type is StateType.COMPLETED):
             # As in every run: what it has started may go on after a good end only.
-            await self.runner.infrastructure.clear(self.trace)
+            await self.runner.infrastructure.clear(self.entry.flow_run_id, self.trace)
         # Nobody has claimed it since, so wherever it was said to run, that is the attempt's doing.
         self.active.flow_run = attrs.evolve(
             self.active.flow_run, infrastructure_pid=current.infrastructure_pid

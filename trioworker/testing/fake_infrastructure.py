@@ -342,7 +342,7 @@ class FakeInfrastructure:
         else:
             await running.ended.wait()
 
-    async def clear(self, trace: Trace) -> None:  # noqa: ARG002 - see the protocol
+    async def clear(self, flow_run_id: UUID, trace: Trace) -> None:  # noqa: ARG002 - see the protocol
         """See `Infrastructure.clear`."""
         await trio.lowlevel.checkpoint()
 

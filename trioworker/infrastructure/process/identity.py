@@ -18,7 +18,7 @@ import attrs
 from trioworker import process_table
 from trioworker.lean_attrs import frozen
 
-__all__ = ["Machine", "ProcessDetails", "Sight"]
+__all__ = ["Machine", "ProcessDetails", "Sight", "mark_of"]
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE: Final = Path("/proc/self/ns/pid")
@@ -117,7 +117,7 @@ class ProcessDetails:
         """The details that a text is; None if it is none."""
         try:
             fields: Any = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         match fields:
             case {
@@ -164,9 +164,14 @@ class ProcessDetails:
         return Sight(pid=pid) if same else Sight(gone=True)
 
 
+def mark_of(flow_run_id: object) -> str:
+    """What the processes of a run have in their environment, and no others."""
+    return f"PREFECT__FLOW_RUN_ID={flow_run_id}"
+
+
 def _find_by_environment(flow_run_id: object) -> int | None:
     """The process of a run that leads a session of its own, as those that workers start; None if there is none."""
-    wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
+    wanted = mark_of(flow_run_id).encode()
     for pid in process_table.process_ids():
         process = process_table.look_up(pid)
         if process is None or not process.lives or process.session != pid:

@@ -29,7 +29,7 @@ from trioworker.infrastructure.process.control_channel import (
 )
 from trioworker.infrastructure.process.environment import run_environment
 from trioworker.infrastructure.process.hooks import open_hook_process
-from trioworker.infrastructure.process.identity import Machine, ProcessDetails
+from trioworker.infrastructure.process.identity import Machine, ProcessDetails, mark_of
 from trioworker.infrastructure.process.job import PrefectModule, ProcessJob, origin_of, read_configuration
 from trioworker.infrastructure.process.prefect_abilities import has_workspace_supervisor
 from trioworker.infrastructure.process.start import (
@@ -116,6 +116,8 @@ class ProcessInfrastructure:
         )
         self._running: dict[str, _RunningProcess] = {}
         self._groups: set[ProcessGroup | OrphanGroup] = set()
+        # Those that were adopted, for as long as what is left of their runs is kept.
+        self._adopted: dict[UUID, OrphanGroup] = {}
         self._machine = Machine.this()
         # The runs that go on when the worker ends.
         self._left: set[UUID] = set()
@@ -325,7 +327,7 @@ class ProcessInfrastructure:
             return Running(Trace(str(sight.pid), details.of_process(sight.pid).encode()))
         if sight.gone:
             return Gone()
-        return Unknown(f"it was started on {details.machine.host}, whose processes cannot be seen from here")
+        return Unknown(_unseen(details))
 
     @asynccontextmanager
     async def open_remains(self, flow_run_id: UUID, trace: Trace) -> AsyncIterator[ProcessJob]:
@@ -350,13 +352,16 @@ class ProcessInfrastructure:
             None if details.temporary is None else Path(details.temporary),
             left=lambda: flow_run_id in self._left,
         ) as workspace:
-            yield attrs.evolve(job, workspace=with_manifest(workspace))
+            try:
+                yield attrs.evolve(job, workspace=with_manifest(workspace))
+            finally:
+                self._adopted.pop(flow_run_id, None)
 
     async def adopt(
         self, job: ProcessJob, trace: Trace, *, shutdown_policy: Callable[[], ShutdownPolicy]
     ) -> None:
         """See `Infrastructure.adopt`."""
-        group = _orphan(trace)
+        group = self._adopted[job.flow_run_id] = _orphan(job.flow_run_id, trace)
         running = _RunningProcess(group, ControlChannel.unreachable())
         cut_off = self._cut_off(running, attrs.evolve(job, shutdown_policy=shutdown_policy))
         with group_errors_explained(), self._findable(running):
@@ -373,13 +378,23 @@ class ProcessInfrastructure:
             finally:
                 self._groups.discard(group)
 
-    async def clear(self, trace: Trace) -> None:
+    async def clear(self, flow_run_id: UUID, trace: Trace) -> None:
         """See `Infrastructure.clear`."""
+        await trio.lowlevel.checkpoint()
         if trace.identifier is None:
-            await trio.lowlevel.checkpoint()
             return
+        details = ProcessDetails.decode(trace.details)
+        if details is not None:
+            here = self._machine.still_has_processes_of(details.machine)
+            if here is None:
+                raise InfrastructureError(_unseen(details))
+            if not here:
+                # The number is another one's here.
+                return
+        # The one that was adopted has seen its members, when there is no leader any more to know them by.
+        group = self._adopted.get(flow_run_id) or _orphan(flow_run_id, trace)
         with group_errors_explained():
-            await _orphan(trace).terminate(self._kill_grace)
+            await group.terminate(self._kill_grace)
 
     def _trace(self, job: ProcessJob, pid: int | None) -> Trace:
         """By which a later worker finds the process of a run; without its number if it is yet to be started."""
@@ -400,7 +415,7 @@ def _pid(trace: Trace) -> int | None:
     return int(identifier) if identifier is not None and identifier.isdecimal() else None
 
 
-def _orphan(trace: Trace) -> OrphanGroup:
+def _orphan(flow_run_id: UUID, trace: Trace) -> OrphanGroup:
     """What an earlier worker has started.
 
     Raises:
@@ -409,7 +424,11 @@ def _orphan(trace: Trace) -> OrphanGroup:
     details, pid = ProcessDetails.decode(trace.details), _pid(trace)
     if pid is None or details is None or details.started is None:
         raise InfrastructureError("the ledger does not tell its process from others")
-    return OrphanGroup(pid, details.started)
+    return OrphanGroup(pid, details.started, mark_of(flow_run_id))
+
+
+def _unseen(details: ProcessDetails) -> str:
+    return f"it was started on {details.machine.host}, whose processes cannot be seen from here"
 
 
 def _outcome(status: int, conclusion: Conclusion | None) -> Outcome:

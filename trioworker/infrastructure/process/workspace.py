@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,10 @@ _MAY_STAY: Final = (
     "%s, of a flow run that is over, could not be removed in time. It is still being removed, but what is left when"
     " the worker ends stays; please remove it then"
 )
+
+# Named as by Prefect, so that people and their cleaners know them.
+_PRIVATE: Final = "prefect-workspace-attempt-"
+_TEMPORARY: Final = "prefect"
 
 _CLEAR_UP: Final = 0.5
 """Seconds that the removal of temporary directories is waited for when a run is cut off."""
@@ -85,12 +89,14 @@ async def open_left_directories(
 ) -> AsyncIterator[Workspace]:
     """Keep what an earlier worker has left of a run's directories, and remove it with the end of the block.
 
+    What is not named like one of them stays, whatever somebody may have written down.
+
     Args:
         private: the worker's own; it may be gone.
         temporary: where the run works, if that was made for it.
         left: whether the run goes on after the block, so that everything stays.
     """
-    made = [_existing(path) for path in (private, temporary) if path is not None and path.exists()]
+    made = [_existing(path) for path in _left(private, temporary)]
     cut_off = True
     try:
         yield Workspace(root=temporary or private, private=private, temporary=temporary is not None)
@@ -100,6 +106,14 @@ async def open_left_directories(
             _keep(made)
         else:
             await _clear_up(made, _CLEAR_UP if cut_off else math.inf)  # noqa: ASYNC102 - shielded if cut off
+
+
+def _left(private: Path, temporary: Path | None) -> Iterator[Path]:
+    """Which directories are there, and to be removed."""
+    if private.name.startswith(_PRIVATE) and private.is_dir():
+        yield private
+    if temporary is not None and temporary.name.endswith(_TEMPORARY) and temporary.is_dir():
+        yield temporary
 
 
 def _existing(path: Path) -> TemporaryDirectory[str]:
@@ -147,12 +161,11 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _make(working_directory: Path | None) -> tuple[Workspace, list[TemporaryDirectory[str]]]:
-    # Named as by Prefect, so that people and their cleaners know them.
-    private = TemporaryDirectory(prefix="prefect-workspace-attempt-", ignore_cleanup_errors=True)
+    private = TemporaryDirectory(prefix=_PRIVATE, ignore_cleanup_errors=True)
     made = [private]
     if working_directory is None:
         try:
-            made.append(TemporaryDirectory(suffix="prefect", ignore_cleanup_errors=True))
+            made.append(TemporaryDirectory(suffix=_TEMPORARY, ignore_cleanup_errors=True))
         except BaseException:
             private.cleanup()
             raise

@@ -280,7 +280,7 @@ class TrioInfrastructure:
         else:
             await running.ended.wait()
 
-    async def clear(self, trace: Trace) -> None:  # noqa: ARG002
+    async def clear(self, flow_run_id: UUID, trace: Trace) -> None:  # noqa: ARG002
         """See `Infrastructure.clear`."""
         await trio.lowlevel.checkpoint()
 
