@@ -133,7 +133,7 @@ async def test_run_that_is_cut_off_before_its_number_is_known_is_given_back_only
     begun: bool,
     end: str,
 ) -> None:
-    async def start_and_wait(
+    async def start_and_wait(  # noqa: ASYNC128 - passed on
         job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
     ) -> Outcome:
         await job.assignment.note_trace(Trace(None))

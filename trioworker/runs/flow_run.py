@@ -243,8 +243,9 @@ class _Life:
             result = await self.requests.propose(self.claim, strikes=STRIKES)
         except RequestRefusedError:
             if self.active.in_doubt_since is None:
-                # It has had no effect, nor will it: there is nothing to be looked at later.
-                await self.active.record.strike_out()
+                # It has had no effect, nor will it: there is nothing to be looked at later. Who is cut off meanwhile
+                # asks for the history of the run.
+                await self.active.record.strike_out()  # noqa: ASYNC120
             raise
         reason = result.details.reason or "no reason given"
         if result.status is SetStateStatus.ABORT:
