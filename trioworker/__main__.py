@@ -20,6 +20,8 @@ def main() -> None:
             import trio  # noqa: PLC0415
 
             from trioworker.command.cli import trioworker  # noqa: PLC0415
+            from trioworker.command.unread_output import waiting_for_nobody  # noqa: PLC0415
+        sys.stdout, sys.stderr = map(waiting_for_nobody, (sys.stdout, sys.stderr))
         # Called by itself, it would run by way of anyio, which takes 1 MB and 20 ms to import.
         trio.run(trioworker.main)
     except KeyboardInterrupt:

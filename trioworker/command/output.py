@@ -13,6 +13,7 @@ from typing import Any
 import asyncclick as click
 
 from trioworker.api.errors import APIError
+from trioworker.command.unread_output import waiting_for_nobody
 from trioworker.errors import WorkerError
 from trioworker.logs.format import JsonFormatter, WorkerNames, colors_wanted
 from trioworker.notices import Notice
@@ -121,6 +122,8 @@ def _have_standard_error_alone() -> None:
     with suppress(OSError):
         alone = os.dup(2)
         os.dup2(1, 2)
-        sys.stderr = open(  # noqa: SIM115 - as long as the process lives
-            alone, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
+        sys.stderr = waiting_for_nobody(
+            open(  # noqa: SIM115 - as long as the process lives
+                alone, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
+            )
         )
