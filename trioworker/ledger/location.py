@@ -141,7 +141,10 @@ class _Files:
 
     async def take_orphaned(self, here: Collection[UUID]) -> Sequence[Entry]:
         """See `Storage.take_orphaned`."""
-        entries = self._told(await self._in_thread(self._take_orphaned))
+        try:
+            entries = self._told(await self._in_thread(self._take_orphaned))
+        except OSError as error:
+            raise LedgerError(error.strerror or str(error)) from error
         return [entry for entry in entries if entry.attempt not in here]
 
     async def let_orphaned_go(self) -> None:
