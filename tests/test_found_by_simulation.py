@@ -16,7 +16,7 @@ from trioworker.api.errors import APIUnavailableError
 from trioworker.api.models import FlowRun, ProposedState, StateType
 from trioworker.infrastructure.protocol import Gone, Outcome, Running, Trace, Unknown
 from trioworker.ledger.entry import Entry, Stage
-from trioworker.ledger.ledger import LedgerError
+from trioworker.ledger.ledger import Ledger, LedgerError
 from trioworker.testing import Script
 from trioworker.testing.fake_infrastructure import FakeJob
 from trioworker.testing.memory_ledger import MemoryStorage
@@ -121,7 +121,19 @@ async def test_run_that_is_left_before_its_number_is_known_is_not_offered_to_oth
     async with world.working(on_shutdown="leave", drain_timeout=1):
         await trio.sleep(5)
     assert world.states(run)[-1] == "Submitting"
-    assert [entry.stage for entry in world.storage.entries.values()] == [Stage.LAUNCHING]
+    [entry] = world.storage.entries.values()
+    assert entry.trace == Trace("4711")
+
+
+async def test_change_is_written_down_though_whoever_makes_it_is_cancelled(world: LastingWorld) -> None:
+    await world.left("Running")
+    [entry] = world.storage.entries.values()
+    storage = MemoryStorage()
+    ledger = Ledger(storage)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await ledger.keep(entry)
+    assert list(storage.entries.values()) == [entry]
 
 
 @pytest.mark.parametrize(("begun", "end"), [(True, "Crashed"), (False, "Scheduled")])

@@ -140,10 +140,12 @@ class Ledger:
         self._unwritten |= changes.keys()
         self._changes += 1
         mine = self._changes
-        async with self._writing:
-            # Whoever was here before may have written it along.
-            if self._written < mine:
-                await self._write()
+        # Not to be interrupted, or the storage would not know of it until something else changes.
+        with trio.CancelScope(shield=True):
+            async with self._writing:
+                # Whoever was here before may have written it along.
+                if self._written < mine:
+                    await self._write()
 
     async def _write(self) -> None:
         upto, attempts = self._changes, self._unwritten

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from trioworker.infrastructure.protocol import Gone, Infrastructure, InfrastructureError
+from trioworker.infrastructure.protocol import Gone, Infrastructure, InfrastructureError, Running
 from trioworker.ledger.entry import Fate
 from trioworker.runs.active import ActiveRun, RunEnd
 from trioworker.runs.boundary import failure_boundary
@@ -84,4 +84,7 @@ class CutOff:
         if entry is None or entry.trace is None:
             return False
         found = await self.infrastructure.find(self.active.flow_run.id, entry.trace)
+        if isinstance(found, Running) and found.trace != entry.trace:
+            # It had been started, but had not said where yet: whoever comes next may find only what is left of it.
+            await self.active.record.note_trace(found.trace)
         return not isinstance(found, Gone)
