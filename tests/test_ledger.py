@@ -303,7 +303,8 @@ async def test_cancelled_keeping_takes_nobody_elses_change_along(
         assert agree(ledger, storage)
 
 
-async def test_cancelled_change_is_written_with_the_next_one(ledger: Ledger, storage: Storage) -> None:
+async def test_change_is_written_though_its_maker_is_cancelled(ledger: Ledger, storage: Storage) -> None:
+    """Or nobody would know of what it was about."""
     storage.checkpoints = 1
     one = entry("one")
     await ledger.keep(one)
@@ -311,47 +312,37 @@ async def test_cancelled_change_is_written_with_the_next_one(ledger: Ledger, sto
         with trio.CancelScope() as scope:
             scope.cancel()
             await change()
-        assert scope.cancelled_caught
-    assert not agree(ledger, storage)
-    await ledger.keep(entry("three"))
+        assert agree(ledger, storage)
+    assert names(ledger.entries) == ["two"]
+
+
+async def test_storage_that_does_not_answer_holds_nobody_up_for_long(
+    autojump_clock: trio.testing.MockClock, ledger: Ledger, storage: Storage, notices: list[Notice]
+) -> None:
+    storage.gate = trio.Event()
+    lasts: list[bool] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ledger.keep, entry("one"))
+        await trio.testing.wait_all_tasks_blocked()
+        await ledger.keep(entry("two"))
+        assert trio.current_time() == pytest.approx(10)
+        lasts.append(ledger.lasts)
+        storage.gate.set()
+    assert await ledger.write_rest()
     assert agree(ledger, storage)
-    assert names(ledger.entries) == ["two", "three"]
+    assert [*lasts, ledger.lasts] == [False, True]
+    assert ["10 s" in notice.message for notice in notices] == [True, False]
 
 
 async def test_rest_is_written_if_nobody_changes_anything_any_more(ledger: Ledger, storage: Storage) -> None:
-    storage.checkpoints = 1
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await ledger.keep(entry())
+    storage.trouble = "full"
+    await ledger.keep(entry())
+    storage.trouble = ""
     assert await ledger.write_rest()
     assert agree(ledger, storage)
     storage.writes.clear()
     assert await ledger.write_rest()
     assert storage.writes == []
-
-
-async def test_entry_whose_write_was_cancelled_in_the_middle_is_dropped_from_the_storage(
-    notices: list[Notice],
-) -> None:
-    """The storage may have it."""
-
-    class Hasty(Storage):
-        async def write(self, kept: Sequence[Entry], dropped: Sequence[UUID]) -> None:
-            await super().write(kept, dropped)
-            await trio.lowlevel.checkpoint()
-
-    storage, one = Hasty(), entry()
-    ledger = Ledger(storage, notify=notices.append)
-    storage.gate = trio.Event()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ledger.keep, one)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-        storage.gate.set()
-    assert nursery.cancel_scope.cancelled_caught
-    assert storage.kept
-    await ledger.drop(one.attempt)
-    assert storage.kept == {}
 
 
 # Trouble

@@ -14,6 +14,10 @@ from trioworker.notices import Notice, Notify, log_notice
 __all__ = ["Ledger", "LedgerError", "Storage"]
 
 
+# Seconds that a cancellation waits for others' changes to be written, and then for its own.
+_PATIENCE = 10.0
+
+
 class LedgerError(Exception):
     """Something cannot be written down, or be read; the message says why."""
 
@@ -140,12 +144,15 @@ class Ledger:
         self._unwritten |= changes.keys()
         self._changes += 1
         mine = self._changes
-        # Not to be interrupted, or the storage would not know of it until something else changes.
-        with trio.CancelScope(shield=True):
+        # Not to be interrupted, or the storage would not know of it until something else changes; but for a disk that
+        # does not answer.
+        with trio.move_on_after(_PATIENCE, shield=True) as waiting:
             async with self._writing:
                 # Whoever was here before may have written it along.
                 if self._written < mine:
                     await self._write()
+        if waiting.cancelled_caught:
+            self._say_trouble(f"it has not answered for {_PATIENCE:g} s")
 
     async def _write(self) -> None:
         upto, attempts = self._changes, self._unwritten
