@@ -16,13 +16,14 @@ BENCH := build/bench
 ONLY_COMPLETE := awk '!/^   trioworker/ { text = text $$0 "\n" } /score: 100%/ { good = $$0 } \
 	END { if (good) print good; else { printf "%s", text; exit 1 } }'
 
-.PHONY: help demo demo-trio test test-fast parity parity-warm bench bench-quick faults check format clean
+.PHONY: help demo demo-trio test test-fast soak parity parity-warm bench bench-quick faults check format clean
 
 help:
 	@echo "make demo       start a local Prefect server, run three flow runs, show them"
 	@echo "make demo-trio  a Trio program that serves its own functions as Prefect flows"
 	@echo "make test       all tests, those against a real Prefect server included"
 	@echo "make test-fast  the tests that need neither a server nor a process"
+	@echo "make soak       simulated lives of workers, of which 'make test' plays a minute: an hour, or SECONDS=600"
 	@echo "make parity     the same deployments run by Prefect's worker and by ours, compared (ten minutes)"
 	@echo "make parity-warm  the same by ours, started fresh and started warm, compared (a quarter of an hour)"
 	@echo "make bench      Prefect's worker and ours measured in turn: benchmarks/RESULTS.md (forty minutes)"
@@ -49,6 +50,11 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not server and not process"
+
+# Each time other seeds, unless SEED_FROM=0 says where to begin.
+SECONDS ?= 3600
+soak: $(READY)
+	@$(BIN)/python -m tests.simulation --seconds $(SECONDS) $(if $(SEED_FROM),--seed-from $(SEED_FROM))
 
 parity: $(READY)
 	$(BIN)/python tests/parity/run.py
