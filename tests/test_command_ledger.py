@@ -531,3 +531,94 @@ class TestWhereItIs:
         assert await worker.stop() == 0
         (line,) = worker.lines_with("No ledger can be kept")
         assert "Not a directory" in line
+
+
+FLOW = """
+import os, pathlib, time
+from prefect import flow
+
+here = pathlib.Path(HERE)
+
+def note(name, *words):
+    with open(here / name, "a") as file:
+        print(*words, file=file)
+
+def crashed(flow, flow_run, state):
+    note("hook", flow_run.name, state.name)
+
+@flow(log_prints=True, on_crashed=[crashed])
+def talk():
+    note("pid", os.getpid())
+    print("before")
+    while not (here / "go").exists():
+        time.sleep(0.05)
+    print("after")
+"""
+
+
+class TestStockFlow:
+    """A flow of Prefect's, in a process that was forked from the worker's template, or has supervised itself."""
+
+    @pytest.fixture(params=["--warm-start", "--no-warm-start"])
+    def start(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    async def running(self, site: Site, *options: str) -> tuple[Command, str]:
+        """A worker, and a run that has logged something."""
+        (site.prefect.directory / "talking.py").write_text(f"HERE = {str(site.prefect.directory)!r}\n{FLOW}")
+        deployment = await site.prefect.deployment(
+            site.pool, path=str(site.prefect.directory), entrypoint="talking.py:talk"
+        )
+        run = await site.prefect.run(deployment)
+        worker = await site.worker(*options)
+        await site.prefect.reached(run, "Running", worker)
+        await worker.line_with("before")
+        return worker, run
+
+    async def test_is_adopted_and_completes(self, launch: Launcher, site: Site, start: str) -> None:
+        first, run = await self.running(site, start)
+        await site.kill(first)
+        second = await site.worker(start)
+        await second.line_with("goes on in process")
+        site.prefect.go()
+        await site.prefect.reached(run, "Completed", second)
+        await first.line_with("after")
+        await site.prefect.logged(run, "before", "goes on in process", "after")
+        assert await second.stop() == 0
+
+    async def test_is_left_adopted_and_cancelled(self, launch: Launcher, site: Site, start: str) -> None:
+        first, run = await self.running(site, start, "--on-shutdown", "leave", "--drain-timeout", "0")
+        assert await first.stop() == 0
+        second = await site.worker(start)
+        await second.line_with("goes on in process")
+        await site.prefect.cancel(run)
+        with patience_for("the cancellation", second):
+            # Its engine hears no more of what is intended, and takes it for a crash at first.
+            while await site.prefect.state_name(run) != "Cancelled":  # noqa: ASYNC110 - nothing tells us
+                await trio.sleep(0.05)
+        assert not lives(site.process())
+        assert await second.stop() == 0
+
+    async def test_is_told_that_it_is_rescheduled(self, launch: Launcher, site: Site, start: str) -> None:
+        first, run = await self.running(site, start, "--on-shutdown", "reschedule", "--drain-timeout", "0")
+        assert await first.stop() == 1
+        assert "Crashed" not in await site.states(run)
+        site.prefect.go()
+        second = await site.worker(start)
+        await site.prefect.reached(run, "Completed", second)
+        assert await second.stop() == 0
+        assert len(site.prefect.noted("pid")) == 2
+
+    async def test_has_its_hooks_called_by_the_next_worker(
+        self, launch: Launcher, site: Site, start: str
+    ) -> None:
+        first, run = await self.running(site, start)
+        await site.kill(first)
+        site.kill_process()
+        second = await site.worker(start)
+        await site.prefect.reached(run, "Crashed", second)
+        with patience_for("the hook", second):
+            while not (site.prefect.directory / "hook").exists():  # noqa: ASYNC110 - nothing tells us
+                await trio.sleep(0.05)
+        assert site.prefect.noted("hook")[0][1] == "Crashed"
+        assert await second.stop() == 0
