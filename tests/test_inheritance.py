@@ -601,6 +601,23 @@ async def test_claim_that_came_too_late_has_no_finished_run_executed_again(
     assert world.states(run)[-1] == "Completed"
 
 
+async def test_claim_that_came_too_late_is_recognized_though_its_history_is_not_in_the_order_of_effects(
+    autojump_clock: Clock, world: Estate
+) -> None:
+    """The server stamps a state when its request arrives, which then may have to wait its turn."""
+    run = world.schedule()
+    await world.claim(run)
+    world.api.set_state(run.id, "Running")
+    world.api.set_state(run.id, "Completed")
+    late = await world.claim(run)
+    states = world.api._run(run.id, "").states
+    states.insert(1, states.pop())
+    world.shelf.put(attrs.evolve(world.entry(run, late), found_as=run.state_id))
+    async with world.working():
+        await trio.sleep(TWO_LOOKS)
+    assert world.states(run)[-1] == "Completed"
+
+
 async def test_claim_that_came_too_late_leaves_a_retry_to_whoever_waits_for_it(
     autojump_clock: Clock, world: Estate
 ) -> None:

@@ -83,9 +83,9 @@ class RunStarted(RunHappening):
 class RunFinished(RunHappening):
     """The worker is done with a run, and its slot is free.
 
-    Its state is settled, unless the end is `UNSETTLED`. Nothing of it runs any more, unless the worker's own end has
-    cut it off: a function's thread or shielded clean-up, which nobody can end, may then go on until `Worker.run`
-    returns.
+    Its state is settled, unless the end is `UNSETTLED` or `LEFT`. Nothing of it runs any more, unless it was `LEFT`,
+    or the worker's own end has cut it off: a function's thread or shielded clean-up, which nobody can end, may then
+    go on until `Worker.run` returns.
 
     Attributes:
         end: what kind of end it was.

@@ -151,7 +151,7 @@ class _Inherited:
             current, history = await self._read_with_history()
             if current.state is not None and current.state.type.is_final:
                 raise NotOursError(f"it ended {current.state.label}")
-            self._require_ours(history)
+            self._require_ours(current, history)
             raise InfrastructureError(f"whether it still runs cannot be told, because {found.reason}")
         if isinstance(found, Running):
             self.trace = found.trace
@@ -237,7 +237,7 @@ class _Inherited:
         if await self.settlement.undo_late_request(current):
             raise NotOursError("a request came late that was made for it, and it is again as it was before")
         history = await self.requests.history()
-        self._require_ours(history)
+        self._require_ours(current, history)
         state = current.state
         if self.entry.stage is Stage.CLAIMED:
             await self._make_sure_of_claim(state, history)
@@ -276,9 +276,16 @@ class _Inherited:
         """
         if state is None or state.type is StateType.CANCELLING:
             return
-        upto = [known.state_details.transition_id for known in history].index(self.entry.attempt) + 1
-        verdict = judge_claim(history[:upto], {self.entry.attempt}, self.entry.found_as)
-        if isinstance(verdict, Late) and state.type is StateType.PENDING:
+        ids = [known.state_details.transition_id for known in history]
+        if self.entry.attempt not in ids:
+            raise NotOursError("somebody has deleted it")
+        upto = ids.index(self.entry.attempt) + 1
+        is_pending = state.type is StateType.PENDING
+        # Of one that is Pending still, also what stands after its claim may have been before that.
+        verdict = judge_claim(
+            history if is_pending else history[:upto], self.active.transition_ids, self.entry.found_as
+        )
+        if isinstance(verdict, Late) and is_pending:
             left_as = verdict.left_as
             await self.requests.propose(ProposedState.again(left_as), force=left_as.type.is_final)
         if not isinstance(verdict, Granted):
@@ -290,7 +297,7 @@ class _Inherited:
                 for known in history[upto:]
                 if known.state_details.transition_id is not None
             }
-        elif state.type is not StateType.PENDING:
+        elif not is_pending:
             raise NotOursError(f"it is {state.label}, though nothing was started for it here")
 
     async def _give_back(self, current: FlowRun) -> None:
@@ -329,13 +336,16 @@ class _Inherited:
             raise NotOursError("somebody has deleted it")
         return current, await self.requests.history()
 
-    def _require_ours(self, history: Sequence[State]) -> None:
+    def _require_ours(self, current: FlowRun, history: Sequence[State]) -> None:
         """Make sure that it is nobody else's.
 
         Raises:
             NotOursError: it is.
         """
-        if not is_last_claim(history, self.entry.attempt):
+        is_pending = current.state is not None and current.state.type is StateType.PENDING
+        # The history is in the order in which requests arrived, and the last claim need not be the one that counts.
+        is_ours = is_pending and self.active.has_proposed(current.state)
+        if not is_ours and not is_last_claim(history, self.entry.attempt):
             raise NotOursError("it was not claimed, or somebody else has claimed it since")
 
     async def _read(self) -> FlowRun | None:
