@@ -422,6 +422,33 @@ class TestProcessThatDoesNotEnd:
         assert len(world.shelf.entries) == 1
 
 
+class TestWhereNoProcessCanBeLookedFor:
+    """As on a system without /proc: whoever has run it is believed."""
+
+    @pytest.mark.parametrize(("policy", "state"), [("crash", "Crashed"), ("reschedule", "AwaitingRetry")])
+    async def test_run_that_was_ended_is_reported(
+        self, autojump_clock: Clock, world: Estate, policy: ShutdownPolicy, state: str
+    ) -> None:
+        run = world.schedule(GOES_ON)
+        world.lasting.elsewhere[run.id] = "there is no list of processes here"
+        async with world.working(on_shutdown=policy) as worker:
+            await trio.sleep(10)
+            world.api.pause_work_pool(POOL)
+            worker.stop()
+        assert world.states(run)[-1] == state
+        assert world.shelf.entries == []
+
+    async def test_run_that_could_not_be_ended_is_not(self, autojump_clock: Clock, world: Estate) -> None:
+        run = world.schedule(GOES_ON)
+        world.lasting.elsewhere[run.id] = "there is no list of processes here"
+        world.lasting.unkillable.add(run.id)
+        async with world.working(on_shutdown="reschedule") as worker:
+            await trio.sleep(10)
+            worker.stop()
+        assert world.states(run)[-1] == "Running"
+        assert len(world.shelf.entries) == 1
+
+
 class TestClaimInFlight:
     """A claim takes effect also when nobody waits for the answer any more."""
 

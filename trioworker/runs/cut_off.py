@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from trioworker.infrastructure.protocol import Gone, Infrastructure, InfrastructureError, Running
+from trioworker.infrastructure.protocol import Infrastructure, InfrastructureError, Running, Unknown
 from trioworker.ledger.entry import Fate
 from trioworker.runs.active import ActiveRun, RunEnd
 from trioworker.runs.boundary import failure_boundary
@@ -52,15 +52,18 @@ class CutOff:
             self.run_log.alarm(f"Flow run '{name}' is left as it is: the API did not answer in time")
         self.shutdown.tally.add(self.active)
 
-    async def conclude(self) -> None:
+    async def conclude(self, *, ended: bool = False) -> None:
         """Do as the shutdown policy says about a run that had not ended; it was ended, unless that is to leave it.
+
+        Args:
+            ended: see `goes_on`.
 
         Raises:
             InfrastructureError: it does not end, so that nothing may be said about it yet.
             APIError: the API refuses to hear of it.
         """
         policy = self.shutdown.policy
-        if await self.goes_on():
+        if await self.goes_on(ended=ended and policy != "leave"):
             if policy == "leave":
                 reason = f"Left running by worker '{self.worker_name}', for the worker that comes next."
                 self.active.note_end(RunEnd.LEFT, reason)
@@ -78,8 +81,12 @@ class CutOff:
         await self.settlement.settle(reason, fate=fate)
         self.active.note_end(RunEnd.CUT_OFF, reason)
 
-    async def goes_on(self) -> bool:
-        """Whether what was started for the run has not ended, or may not have."""
+    async def goes_on(self, *, ended: bool = False) -> bool:
+        """Whether what was started for the run has not ended, or may not have.
+
+        Args:
+            ended: whether those who ran it have ended it, which is believed where nobody can look for it.
+        """
         entry = self.active.record.entry
         if entry is None or entry.trace is None:
             return False
@@ -87,4 +94,4 @@ class CutOff:
         if isinstance(found, Running) and found.trace != entry.trace:
             # It had been started, but had not said where yet: whoever comes next may find only what is left of it.
             await self.active.record.note_trace(found.trace)
-        return not isinstance(found, Gone)
+        return isinstance(found, Running) or (isinstance(found, Unknown) and not ended)

@@ -170,12 +170,14 @@ class _Execution:
         submitted: the event that said so.
         outcome: how its infrastructure ended.
         told: whether the event that says so is on its way.
+        failure: what has kept it from being ended, or from being watched; None if nothing has.
     """
 
     prepared: PreparedRun
     submitted: Event
     outcome: Outcome | None = None
     told: bool = False
+    failure: Exception | None = None
 
 
 class _NotedPlace(trio.TaskStatus[str]):
@@ -415,18 +417,16 @@ class _Life:
 
     async def _run(self, job: Any, execution: _Execution) -> Outcome:
         infrastructure = self.runner.infrastructure
-        failure: Exception | None = None
 
         async def run(*, task_status: trio.TaskStatus[str]) -> None:  # noqa: ASYNC128 - passed on
-            nonlocal failure
             place = _NotedPlace(self.active, task_status)
             try:
                 execution.outcome = await infrastructure.run(job, task_status=place)
             except Exception as error:
+                execution.failure = error
                 if self.active.identifier is None:
                     raise
                 # Kept, since in the company of cancelled watchers it would leave in a group that nobody expects.
-                failure = error
             watchers.cancel_scope.cancel()
 
         # What keeps a run from being started shall arrive as it was raised, not in the nursery's group.
@@ -440,8 +440,8 @@ class _Life:
                 watchers.start_soon(self._kill_when_cancelled, identifier)
                 if not infrastructure.speaks_for_itself:
                     watchers.start_soon(self.requests.report_place, identifier)
-        if failure is not None:
-            raise failure
+        if execution.failure is not None:
+            raise execution.failure
         assert execution.outcome is not None  # noqa: S101 - either or
         return execution.outcome
 
@@ -526,12 +526,17 @@ class _Life:
             await self._give_back("the worker was stopped")
         execution = self.execution
         if execution is None or execution.outcome is None:
-            await self.cut_off.conclude()
+            await self.cut_off.conclude(ended=self._has_been_ended)
         else:
             reported = await self._settle(execution.outcome)
             if reported is not None and execution.outcome.status_code == 0:
                 await self._clear()
             self._note_outcome(execution, execution.outcome)
+
+    @property
+    def _has_been_ended(self) -> bool:
+        """Whether its infrastructure has done what is to be done about a run that is cut off."""
+        return self.execution is not None and self.execution.failure is None
 
     async def _has_not_begun(self) -> bool:
         """Whether it is certain that nothing of the run was executed, and that nothing will be."""
@@ -540,7 +545,7 @@ class _Life:
         entry = self.active.record.entry
         if entry is None or entry.trace is None:
             return True
-        if await self.cut_off.goes_on():
+        if await self.cut_off.goes_on(ended=self._has_been_ended):
             return False
         # It was started, and has ended before its number was known.
         try:
