@@ -622,3 +622,24 @@ class TestStockFlow:
                 await trio.sleep(0.05)
         assert site.prefect.noted("hook")[0][1] == "Crashed"
         assert await second.stop() == 0
+
+
+class TestFunctions:
+    async def test_call_ends_with_its_worker_and_the_next_one_says_so(
+        self, launch: Launcher, site: Site
+    ) -> None:
+        site.pool = await site.prefect.pool(type="trio")
+        deployment = await site.prefect.deployment(site.pool)
+        flow_name = (await site.prefect.call("GET", f"deployments/{deployment}"))["name"]
+        (launch._directory / "calls.py").write_text(
+            f"import trio, trioworker\n\napp = trioworker.TrioFlows()\n\n\n@app.flow(name={flow_name!r})\n"
+            "async def wait() -> None:\n    await trio.sleep_forever()\n"
+        )
+        run = await site.prefect.run(deployment)
+        first = await site.worker("--flows", "calls:app")
+        await site.prefect.reached(run, "Running", first)
+        await site.kill(first)
+        second = await site.worker("--flows", "calls:app")
+        message = await site.prefect.reached(run, "Crashed", second)
+        assert "worker 'the-worker', which had started it, was gone by then" in message
+        assert await second.stop() == 0

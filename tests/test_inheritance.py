@@ -10,12 +10,13 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from flow_support import Stage as Functions
 from ledger_support import EARLIER, SILENT, Estate
 from support import FOREVER, POOL, settle
 
 from trioworker import RunEnd, RunFinished, RunHappening
 from trioworker.api.errors import RequestRefusedError
-from trioworker.api.models import FlowRun
+from trioworker.api.models import FlowRun, ProposedState, StateType
 from trioworker.infrastructure.protocol import InfrastructureError, Trace
 from trioworker.ledger.entry import Fate, Stage
 from trioworker.testing import Script
@@ -534,6 +535,31 @@ class TestCutOff:
         assert ended_at is not None
         assert world.api.history(run.id)[-1] == ("AwaitingRetry", ended_at)
 
+    @pytest.mark.parametrize("policy", ["crash", "reschedule"])
+    async def test_adopted_run_that_does_not_end_is_not_spoken_for(
+        self, autojump_clock: Clock, world: Estate, policy: str
+    ) -> None:
+        runs = [await world.begun(script=SILENT) for _ in range(3)]
+        world.lasting.unkillable |= {run.id for run in runs}
+        async with world.working(on_shutdown=policy) as worker:
+            await trio.sleep(5)
+            worker.stop()
+        assert {world.states(run)[-1] for run in runs} == {"Running"}
+        assert len(world.shelf.entries) == 3
+
+    @pytest.mark.parametrize("policy", ["crash", "reschedule"])
+    async def test_run_that_is_just_being_looked_for_and_does_not_end(
+        self, autojump_clock: Clock, world: Estate, policy: str
+    ) -> None:
+        run = await world.begun(script=SILENT)
+        world.lasting.unkillable.add(run.id)
+        world.lasting.find_seconds = 1
+        async with world.working(on_shutdown=policy) as worker:
+            await trio.sleep(0.5)
+            worker.stop()
+        assert world.states(run)[-1] == "Running"
+        assert len(world.shelf.entries) == 1
+
     async def test_run_that_waits_for_the_api(self, autojump_clock: Clock, world: Estate) -> None:
         run = await world.begun()
         world.api.latencies["read_flow_run"] = FOREVER
@@ -643,3 +669,56 @@ async def test_state_that_the_api_refuses_to_take_is_proposed_again_later(
         assert world.states(run)[-1] == "Running"
         await world.api.wait_for_state(run.id, "Crashed")
         assert world.now < 1000
+
+
+class TestFunctions:
+    """A call ends with the program that it is in, and what it has said about its run may not be written down."""
+
+    @pytest.fixture
+    async def functions(self, world: Estate) -> Functions:
+        functions = Functions(world)
+
+        @functions.app.flow()
+        async def work() -> None:
+            await trio.sleep(1)
+
+        return functions
+
+    async def left(self, world: Estate, functions: Functions, *states: str, stage: Stage) -> FlowRun:
+        run = functions.schedule()
+        attempt = await world.claim(run)
+        for name in states:
+            proposed = ProposedState(type=StateType[name.upper()], name=name)
+            await world.api.set_flow_run_state(run.id, proposed)
+        place = f"1:host:token:{run.id}"
+        if states:
+            await world.api.set_infrastructure_pid(run.id, place)
+        trace = None if stage is Stage.CLAIMED else Trace(place)
+        world.shelf.put(world.entry(run, attempt, stage=stage, trace=trace))
+        return run
+
+    @pytest.mark.parametrize("stage", [Stage.CLAIMED, Stage.LAUNCHED])
+    async def test_call_that_was_running_has_crashed(
+        self, autojump_clock: Clock, world: Estate, functions: Functions, stage: Stage
+    ) -> None:
+        run = await self.left(world, functions, "Running", stage=stage)
+        async with functions.working():
+            await world.api.wait_for_state(run.id, "Crashed")
+            await trio.sleep(TWO_LOOKS)
+        assert world.states(run)[-2:] == ["Running", "Crashed"]
+        assert world.shelf.entries == []
+
+    @pytest.mark.parametrize("stage", [Stage.CLAIMED, Stage.LAUNCHED])
+    async def test_call_that_had_not_begun_is_made_by_the_next_worker(
+        self, autojump_clock: Clock, world: Estate, functions: Functions, stage: Stage
+    ) -> None:
+        run = await self.left(world, functions, stage=stage)
+        async with functions.working():
+            await world.api.wait_for_state(run.id, "Completed")
+
+    async def test_call_that_was_cancelled_meanwhile(
+        self, autojump_clock: Clock, world: Estate, functions: Functions
+    ) -> None:
+        run = await self.left(world, functions, "Running", "Cancelling", stage=Stage.LAUNCHED)
+        async with functions.working():
+            await world.api.wait_for_state(run.id, "Cancelled")

@@ -188,13 +188,21 @@ class _Inherited:
             f" '{self.entry.worker_name}' has started; watching it"
         )
         infrastructure = self.runner.infrastructure
+        failure: Exception | None = None
         with sole_errors_bare():
             async with trio.open_nursery() as beside:
                 # These begin after it is watched, so that `kill` knows it.
                 beside.start_soon(self._kill_when_cancelled, identifier)
                 beside.start_soon(self._see_what_is_wanted, identifier)
-                await infrastructure.adopt(job, trace, shutdown_policy=lambda: self.runner.shutdown.policy)
+                try:
+                    await infrastructure.adopt(
+                        job, trace, shutdown_policy=lambda: self.runner.shutdown.policy
+                    )
+                except Exception as error:  # noqa: BLE001 - in the company of others it would leave in a group
+                    failure = error
                 beside.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         self.found, self.watched = Gone(), False
 
     async def _see_what_is_wanted(self, identifier: str) -> None:
@@ -239,7 +247,7 @@ class _Inherited:
         history = await self.requests.history()
         self._require_ours(current, history)
         state = current.state
-        if self.entry.stage is Stage.CLAIMED:
+        if self.entry.stage is Stage.CLAIMED or self.runner.infrastructure.speaks_for_itself:
             await self._make_sure_of_claim(state, history)
         if self._never_began and state is not None and state.type is StateType.PENDING:
             await self._give_back(current)
