@@ -6,20 +6,26 @@ import itertools
 import sys
 
 import pytest
-from simulation.campaign import describe_failure, run_campaign
+from simulation.campaign import describe_failure, run_campaign, sweep
 from simulation.episode import play
 from simulation.faults import Fault, Kind
 from simulation.kept import KEPT
 from simulation.planted import PLANTED
 
-# Real seconds of simulation.
-_SECONDS = 60.0
+# Real seconds of simulation by chance; to have every kind of fault at every step takes some more.
+_SECONDS = 30.0
+
+# Seeds by which every step is reached.
+_SEEDS_OF_SWEEP = 600
+
+# A seed without faults of its own.
+_QUIET = 4
 
 # Episodes within which every planted bug is found; most are within some dozens.
 _EPISODES = 600
 
 
-def test_promise_holds_for_a_minute_of_simulation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_promise_holds_whatever_chance_brings(capsys: pytest.CaptureFixture[str]) -> None:
     def tell(line: str) -> None:
         with capsys.disabled():
             sys.stderr.write(f"{line}\n")
@@ -48,21 +54,16 @@ def test_seed_determines_all_that_happens() -> None:
     assert first.trace != play(8, talkative=True).trace
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize(
-    "what", ["write claim", "claim", "submit", "write launching", "start", "write launched"]
-)
-@pytest.mark.parametrize("kind", [Kind.CRASH, Kind.REBOOT, Kind.STOP_TWICE, Kind.CANCEL, Kind.USER_CANCELS])
-def test_fault_at_each_step_up_to_the_start(kind: Kind, what: str, moment: str) -> None:
-    step = f"{moment} {what}"
-    result = play(1, [Fault(kind, step)])
-    assert result.met[kind, step] == 1
-    assert result.violations == [], "\n".join(describe_failure(result))
+def test_every_kind_of_fault_at_every_step() -> None:
+    told: list[str] = []
+    tally = sweep(range(_SEEDS_OF_SWEEP), told.append)
+    assert told == []
+    assert tally.unmet == []
 
 
 def test_crashed_worker_does_nothing_any_more() -> None:
     """What a dead worker would do shows in what is told: nothing is, from its end on."""
-    result = play(1, [Fault(Kind.CRASH, "after claim")])
+    result = play(_QUIET, Fault(Kind.CRASH, "after claim"))
     [end] = [number for number, line in enumerate(result.trace) if line.endswith("worker 1 is gone")]
     [successor] = [number for number, line in enumerate(result.trace) if "worker 2 is started" in line]
     assert not any("by a worker" in line for line in result.trace[end:successor])

@@ -10,9 +10,9 @@ import attrs
 
 from . import steps
 from .episode import Result, play
-from .faults import OF_REQUESTS, Kind
+from .faults import Fault, Kind, can_come
 
-__all__ = ["Tally", "describe_failure", "run_campaign"]
+__all__ = ["Tally", "describe_failure", "run_campaign", "sweep"]
 
 
 Write = Callable[[str], None]
@@ -27,6 +27,7 @@ class Tally:
         failed: those that went wrong.
         met: the faults that came, by kind and step.
         steps: how often each step was reached.
+        routes: for each step, the last seed by which it was reached.
     """
 
     episodes: int = 0
@@ -39,6 +40,7 @@ class Tally:
     failed: list[Result] = attrs.field(factory=list)
     met: Counter[tuple[Kind, str]] = attrs.field(factory=Counter)
     steps: Counter[str] = attrs.field(factory=Counter)
+    routes: dict[str, int] = attrs.field(factory=dict)
 
     def add(self, result: Result) -> None:
         """Count an episode."""
@@ -51,8 +53,20 @@ class Tally:
         self.days += result.seconds / (24 * 3600)
         self.met += result.met
         self.steps += result.steps
+        if not result.faults:
+            self.routes.update(dict.fromkeys(result.steps, result.seed))
         if result.violations:
             self.failed.append(result)
+
+    @property
+    def unmet(self) -> list[tuple[Kind, str]]:
+        """The kinds of faults that have not come at a step yet."""
+        return [
+            (kind, step)
+            for step in steps.STEPS
+            for kind in Kind
+            if can_come(kind, step) and not self.met[kind, step]
+        ]
 
     @property
     def line(self) -> str:
@@ -68,7 +82,7 @@ class Tally:
         kinds = list(Kind)
         width = max(map(len, steps.STEPS))
         for number, kind in enumerate(kinds, 1):
-            cells = [step for step in steps.STEPS if _can_come(kind, step)]
+            cells = [step for step in steps.STEPS if can_come(kind, step)]
             missed = [step for step in cells if not self.met[kind, step]]
             total = sum(self.met[kind, step] for step in cells)
             yield (
@@ -78,13 +92,8 @@ class Tally:
         yield ""
         yield f"{'':{width}} {'reached':>10} " + "".join(f"{number:5}" for number in range(1, len(kinds) + 1))
         for step in steps.STEPS:
-            counts = (f"{self.met[kind, step]:5}" if _can_come(kind, step) else "    -" for kind in kinds)
+            counts = (f"{self.met[kind, step]:5}" if can_come(kind, step) else "    -" for kind in kinds)
             yield f"{step:{width}} {self.steps[step]:10,} " + "".join(counts)
-
-
-def _can_come(kind: Kind, step: str) -> bool:
-    """Whether a kind of fault can come at a step."""
-    return kind not in OF_REQUESTS or step.removeprefix("before ") in steps.REQUESTS
 
 
 def describe_failure(result: Result) -> Iterator[str]:
@@ -93,11 +102,12 @@ def describe_failure(result: Result) -> Iterator[str]:
     for violation in result.violations:
         yield f"  VIOLATION {violation}"
     yield from (f"  {line}" for line in result.trace if "FAULT" in line)
-    yield f"  again, with all that happens: python -m tests.simulation --seed {result.seed}"
+    faults = "".join(f' --fault "{fault.kind} {fault.step}"' for fault in result.faults)
+    yield f"  again, with all that happens: python -m tests.simulation --seed {result.seed}{faults}"
 
 
 def run_campaign(seeds: Iterable[int], seconds: float, write: Write, *, progress: float = 60.0) -> Tally:
-    """Play one seed after the other for a time.
+    """Play one seed after the other for a time; between them, have each kind of fault come at each step.
 
     Args:
         seeds: the seeds.
@@ -107,16 +117,55 @@ def run_campaign(seeds: Iterable[int], seconds: float, write: Write, *, progress
     """
     tally = Tally()
     began = told = time.monotonic()
+    directed: set[tuple[int, Kind, str]] = set()
     for seed in seeds:
-        result = play(seed)
-        tally.add(result)
-        if result.violations:
-            for line in describe_failure(result):
-                write(line)
+        results = [play(seed)]
+        tally.add(results[0])
+        fault = _least_met(tally, directed)
+        if fault is not None:
+            route, kind, step = fault
+            directed.add(fault)
+            results.append(play(route, Fault.at_step(kind, step, route)))
+            tally.add(results[1])
+        for result in results:
+            if result.violations:
+                write("\n".join(describe_failure(result)))
         now = time.monotonic()
         if now - told >= progress:
             told = now
             write(f"{now - began:7.0f} s  up to seed {seed}: {tally.line}")
         if now - began >= seconds:
             break
+    return tally
+
+
+def _least_met(tally: Tally, known: set[tuple[int, Kind, str]]) -> tuple[int, Kind, str] | None:
+    """A seed, and the fault that has come most rarely of those that can be had by it; None if there is none."""
+    candidates = (
+        (tally.met[kind, step], tally.routes[step], kind, step)
+        for step in tally.routes
+        for kind in Kind
+        if can_come(kind, step) and (tally.routes[step], kind, step) not in known
+    )
+    least = min(candidates, key=lambda candidate: candidate[0], default=None)
+    return None if least is None else least[1:]
+
+
+def sweep(seeds: Iterable[int], write: Write) -> Tally:
+    """Have each kind of fault come at each step, once.
+
+    Args:
+        seeds: among which there is one for each step that leads to it.
+        write: told of each episode that goes wrong.
+    """
+    tally = Tally()
+    for seed in seeds:
+        if len(tally.routes) == len(steps.STEPS):
+            break
+        tally.add(play(seed))
+    for kind, step in tally.unmet:
+        if step in tally.routes:
+            tally.add(play(tally.routes[step], Fault.at_step(kind, step, tally.routes[step])))
+    for result in tally.failed:
+        write("\n".join(describe_failure(result)))
     return tally

@@ -35,6 +35,7 @@ class Result:
 
     Attributes:
         seed: the seed.
+        faults: that came besides those of the seed.
         violations: of the promise; none if all is well.
         trace: what has happened, line by line.
         met: the faults that came, by kind and step.
@@ -48,6 +49,7 @@ class Result:
     """
 
     seed: int
+    faults: Sequence[Fault] = ()
     violations: Sequence[str] = ()
     trace: Sequence[str] = ()
     met: Counter[tuple[Kind, str]] = attrs.field(factory=Counter)
@@ -66,7 +68,7 @@ class _Episode:
 
     Attributes:
         chance: by which it goes.
-        faults: in place of those that chance would have; None for those.
+        faults: besides those that chance has.
         log: what the workers log.
         violations: what was found in the end.
         world: its world, once there is one.
@@ -74,7 +76,7 @@ class _Episode:
     """
 
     chance: random.Random
-    faults: Sequence[Fault] | None
+    faults: Sequence[Fault]
     log: Collector
     violations: list[str] = attrs.field(factory=list)
     world: World | None = None
@@ -82,9 +84,7 @@ class _Episode:
 
     async def play(self) -> None:
         self.runs = self.chance.choice([1, 1, 2, 3, 4])
-        plan = draw_plan(self.chance, _FAULTS_WITHIN)
-        if self.faults is not None:
-            plan = Plan(list(self.faults))
+        plan = Plan([*draw_plan(self.chance, _FAULTS_WITHIN), *self.faults])
         async with trio.open_nursery() as nursery:
             self.world = world = make_world(self.chance, plan, nursery)
             self.log.tell = world.tell
@@ -104,8 +104,7 @@ class _Episode:
         """Wait until all is as it must be; if that takes too long, or something was wrong before, no longer."""
         deadline = trio.current_time() + _PATIENCE
         while not world.monitor.violations:
-            world.cancel_endless()
-            world.expire_leases()
+            world.tend()
             questions = open_questions(world)
             if not questions:
                 return
@@ -115,12 +114,12 @@ class _Episode:
             await trio.sleep(_LOOK)
 
 
-def play(seed: int, faults: Sequence[Fault] | None = None, *, talkative: bool = False) -> Result:
+def play(seed: int, *faults: Fault, talkative: bool = False) -> Result:
     """Play an episode.
 
     Args:
         seed: by which everything in it goes.
-        faults: that come in place of those that the seed has; None for those.
+        faults: that come besides those that the seed has; up to the first of them, all is as without them.
         talkative: whether what the workers log is told among what happens.
     """
     clock = trio.testing.MockClock(autojump_threshold=0)
@@ -132,9 +131,10 @@ def play(seed: int, faults: Sequence[Fault] | None = None, *, talkative: bool = 
             episode.violations.append("".join(traceback.format_exception(error)))
     world = episode.world
     if world is None:
-        return Result(seed=seed, violations=episode.violations)
+        return Result(seed=seed, faults=faults, violations=episode.violations)
     return Result(
         seed=seed,
+        faults=faults,
         violations=[*world.monitor.violations, *episode.violations, *log.bugs],
         trace=world.trace,
         met=world.plan.met,

@@ -13,7 +13,7 @@ import attrs
 
 from . import steps
 
-__all__ = ["Fault", "Kind", "Plan", "draw_plan"]
+__all__ = ["Fault", "Kind", "Plan", "can_come", "draw_plan"]
 
 
 class Kind(enum.StrEnum):
@@ -129,6 +129,7 @@ class Fault:
         nth: at which time that this step is reached.
         at: when, in seconds since the beginning, if at a time.
         size: how bad it is, 0 to 1: how long it lasts, or which run it befalls.
+        lasting: whether it may come when the others are over, since the step is reached no sooner.
     """
 
     kind: Kind
@@ -136,6 +137,14 @@ class Fault:
     nth: int = 1
     at: float = 0.0
     size: float = 0.0
+    lasting: bool = False
+
+    @classmethod
+    def at_step(cls, kind: Kind, step: str, seed: int) -> Fault:
+        """A fault at the first time that a step is reached, as bad as a seed has it."""
+        # Chance in simulation keeps no secrets.
+        size = random.Random(f"{seed} {kind} {step}").random()  # noqa: S311
+        return cls(kind, step, size=size, lasting=True)
 
 
 @attrs.define(eq=False)
@@ -178,11 +187,17 @@ class Plan:
         self.met[fault.kind, step] += 1
 
     def expire(self) -> None:
-        """Let nothing come any more."""
-        self._by_step.clear()
+        """Let nothing come any more that does not last."""
+        for step, waiting in self._by_step.items():
+            self._by_step[step] = deque(fault for fault in waiting if fault.lasting)
 
 
-def draw_plan(chance: random.Random, seconds: float) -> Plan:
+def can_come(kind: Kind, step: str) -> bool:
+    """Whether a kind of fault can come at a step."""
+    return kind not in OF_REQUESTS or step.removeprefix("before ") in steps.REQUESTS
+
+
+def draw_plan(chance: random.Random, seconds: float) -> list[Fault]:
     """Draw the faults of an episode.
 
     Args:
@@ -193,7 +208,7 @@ def draw_plan(chance: random.Random, seconds: float) -> Plan:
     [number] = chance.choices([0, 1, 2, 3, 5], [2, 40, 30, 20, 8])
     for _ in range(number):
         faults += _draw(chance, seconds)
-    return Plan(faults)
+    return faults
 
 
 def _draw(chance: random.Random, seconds: float) -> list[Fault]:

@@ -45,7 +45,7 @@ class Fence:
 
     def freeze(self) -> None:
         """Hold the worker up, as SIGSTOP does, or a machine that sleeps."""
-        if not self.fallen:
+        if not self.fallen and self._thawed.is_set():
             self.has_frozen = True
             self._thawed = trio.Event()
 

@@ -404,15 +404,28 @@ class World:
             self.server.set_state(run.public.id, "Resuming")
 
     def finish(self) -> None:
-        """Have nothing new happen, and whatever would go on for ever be cancelled."""
+        """Have nothing new happen, as far as possible."""
         self.over = True
         self.plan.expire()
+
+    def tend(self) -> None:
+        """Do what people and the server do in the long run, so that everything can come to an end."""
+        self._replace_workers()
+        self._cancel_endless()
+        self._expire_leases()
+
+    def _replace_workers(self) -> None:
+        """Leave one worker, and start one anew that has said that it goes on without a ledger."""
         for incarnation in self.alive:
-            # Somebody sees to it that there is one, and that one which went on without a ledger has one again.
-            if incarnation.owner.is_without or incarnation is not self.alive[-1]:
+            surplus = incarnation is not self.alive[-1]
+            if (
+                incarnation.is_wanted
+                and (surplus or incarnation.owner.is_without)
+                and not self.directory.full
+            ):
                 incarnation.shutdown()
 
-    def expire_leases(self) -> None:
+    def _expire_leases(self) -> None:
         """Do as the server with leases that nobody renews: what is not active any more has no slot."""
         held = {
             run.state.state_details.deployment_concurrency_lease_id
@@ -422,7 +435,7 @@ class World:
         for lease_id in list(self.server._leases.keys() - held):
             self.server.expire_lease(lease_id)
 
-    def cancel_endless(self) -> None:
+    def _cancel_endless(self) -> None:
         """Cancel what would go on for ever."""
         for process in self.machine.leaders:
             run = self.server._runs.get(process.flow_run_id)
