@@ -57,7 +57,10 @@ async def inherit(
     run_log = RunLog(flow_run, runner.outbox if runner.logs_to_api else None, runner.now)
     with runner.active.hold(flow_run) as active:
         active.record = RunRecord(runner.ledger, flow_run, runner.worker.name, entry)
-        active.transition_ids |= entry.transition_ids
+        # Those of other attempts, too: what was asked for in one may take effect when another one has begun.
+        for known in runner.ledger.entries:
+            if known.flow_run_id == entry.flow_run_id:
+                active.transition_ids |= known.transition_ids
         task_status.started()
         requests = RunRequests(runner.api, active, runner.patience, run_log)
         settlement = Settlement(
@@ -239,12 +242,12 @@ class _Inherited:
         Args:
             job: what is left of it, to call its flow's hooks with; None for no hooks.
         """
-        current = await self._read()
-        if current is None:
-            raise NotOursError("somebody has deleted it")
-        if await self.settlement.undo_late_request(current):
-            raise NotOursError("a request came late that was made for it, and it is again as it was before")
-        history = await self.requests.history()
+        current, history = await self._read_with_history()
+        left_as = await self.settlement.undo_late_request(current)
+        if left_as is not None:
+            # It is again as it was before. Whose it is, what has come since does not tell.
+            history = history[: [state.id for state in history].index(left_as.id) + 1]
+            current, _ = await self._read_with_history()
         self._require_ours(current, history)
         state = current.state
         if self.entry.stage is Stage.CLAIMED or self.runner.infrastructure.speaks_for_itself:
@@ -350,9 +353,14 @@ class _Inherited:
         Raises:
             NotOursError: it is.
         """
-        is_pending = current.state is not None and current.state.type is StateType.PENDING
+        state = current.state
         # The history is in the order in which requests arrived, and the last claim need not be the one that counts.
-        is_ours = is_pending and self.active.has_proposed(current.state)
+        is_ours = (
+            state is not None
+            and state.type is StateType.PENDING
+            and state.state_details.transition_id is not None
+            and state.state_details.transition_id in self.entry.transition_ids
+        )
         if not is_ours and not is_last_claim(history, self.entry.attempt):
             raise NotOursError("it was not claimed, or somebody else has claimed it since")
 

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from trioworker.api.errors import APIError, ObjectNotFoundError
-from trioworker.api.models import FlowRun, ProposedState, StateType
+from trioworker.api.models import FlowRun, ProposedState, State, StateType
 from trioworker.infrastructure.protocol import HookCall, Infrastructure, InfrastructureError
 from trioworker.ledger.entry import Fate
 from trioworker.runs.active import ActiveRun
@@ -156,29 +156,32 @@ class Settlement:
             knows_running=self.knows_running,
             now=self.now(),
         )
-        if isinstance(conclusion, Propose) and await self.undo_late_request(current):
+        if isinstance(conclusion, Propose) and await self.undo_late_request(current) is not None:
             return Leave("it is again as it was before a request of ours that came late")
         if fate == "SCHEDULED":
             return reschedule(conclusion, current, ended=ended, now=self.now())
         return conclusion
 
-    async def undo_late_request(self, current: FlowRun) -> bool:
-        """Put the run back if a request of ours has taken effect when it was past it; whether there was such a thing.
+    async def undo_late_request(self, current: FlowRun) -> State | None:
+        """Put the run back if a request of ours has taken effect when it was past it.
 
         Args:
             current: the run as it is now.
+
+        Returns:
+            The state that it had been in until then, and has again; None if there was no such request.
         """
         state = current.state
         if state is None or state.type is not StateType.PENDING:
-            return False
+            return None
         if self.active.in_doubt_since is None and not self.inherited:
-            return False
+            return None
         left_as = overtaken(await self.requests.history(), state, self.active.transition_ids)
         if left_as is None:
-            return False
+            return None
         await self.requests.propose(ProposedState.again(left_as), force=left_as.type.is_final)
         self.run_log.info(
             f"Flow run '{self.active.flow_run.name}' is {left_as.label} again, which it was before a request took"
             " effect that came late"
         )
-        return True
+        return left_as
