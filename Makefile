@@ -16,7 +16,7 @@ BENCH := build/bench
 ONLY_COMPLETE := awk '!/^   trioworker/ { text = text $$0 "\n" } /score: 100%/ { good = $$0 } \
 	END { if (good) print good; else { printf "%s", text; exit 1 } }'
 
-.PHONY: help demo demo-trio test test-fast soak parity parity-warm bench bench-quick faults check format clean
+.PHONY: help demo demo-trio test test-fast soak endurance parity parity-warm bench bench-quick faults check format clean
 
 help:
 	@echo "make demo       start a local Prefect server, run three flow runs, show them"
@@ -28,6 +28,7 @@ help:
 	@echo "make parity-warm  the same by ours, started fresh and started warm, compared (a quarter of an hour)"
 	@echo "make bench      Prefect's worker and ours measured in turn: benchmarks/RESULTS.md (forty minutes)"
 	@echo "make bench-quick  a first impression of that in three minutes"
+	@echo "make endurance  a real server and two workers, a run a second, something broken every 30 s: an hour, or SECONDS=600"
 	@echo "make faults     ten real faults for Prefect's worker and for ours: docs/reliability.md (twenty minutes)"
 	@echo "make check      format, lint, flake8-async, strict types by mypy and pyright"
 	@echo "make format     put the code into the project's format"
@@ -78,6 +79,10 @@ bench: $(BENCH)/.ready
 
 bench-quick: $(BENCH)/.ready
 	@$(BENCH)/trioworker/bin/python -m benchmarks --quick
+
+# Reports to build/bench/endurance, for an hour of it to docs/. MORE=--database=URL for another database than SQLite.
+endurance: $(BENCH)/.ready
+	@$(BENCH)/trioworker/bin/python -m benchmarks.endurance --seconds $(SECONDS) $(MORE)
 
 faults: $(BENCH)/.ready
 	@$(BENCH)/trioworker/bin/python -m benchmarks.faults

@@ -82,6 +82,20 @@ class Rest:
         count: int = await self.call("POST", "flow_runs/count", {"flow_runs": wanted})
         return count
 
+    async def count_of(self, deployment: str, types: Iterable[str]) -> int:
+        """How many runs of a deployment are in states of these types."""
+        of_types = {"flow_runs": {"state": {"type": {"any_": sorted(types)}}}}
+        wanted = {**of_types, "deployments": {"id": {"any_": [deployment]}}}
+        count: int = await self.call("POST", "flow_runs/count", wanted)
+        return count
+
+    async def runs_of(self, deployment: str, types: Iterable[str], limit: int = 200) -> list[str]:
+        """The runs of a deployment that are in states of these types, by their ids; no more than so many."""
+        of_types = {"flow_runs": {"state": {"type": {"any_": sorted(types)}}}}
+        wanted = {**of_types, "deployments": {"id": {"any_": [deployment]}}, "limit": limit}
+        found = await self.call("POST", "flow_runs/filter", wanted)
+        return [each["id"] for each in found]
+
     async def history(self, run: str) -> list[StateSeen]:
         """All states that a run has been in, in order."""
         states = await self.call("GET", f"flow_run_states/?flow_run_id={run}")

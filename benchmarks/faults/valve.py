@@ -26,6 +26,12 @@ UNAUTHORIZED: Final = (
 ).encode() + _UNAUTHORIZED
 """What a Prefect server answers to who has no valid key."""
 
+UNAVAILABLE: Final = (
+    f"HTTP/1.1 {HTTPStatus.SERVICE_UNAVAILABLE.value} Service Unavailable\r\n"
+    "Retry-After: 2\r\nContent-Length: 0\r\n\r\n"
+).encode()
+"""What a server answers that has too much to do."""
+
 # A connection that is closed with this is reset, and what was on its way is lost.
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -60,6 +66,12 @@ class _Connection:
     far: trio.SocketStream
     scope: trio.CancelScope
     loss: _Loss | None = None
+    _answering: trio.Lock = attrs.field(factory=trio.Lock)
+
+    async def answer(self, data: bytes | bytearray) -> None:
+        """Send something to the client, be it from the server or not."""
+        async with self._answering:
+            await self.near.send_all(data)
 
 
 @attrs.define(eq=False)
@@ -77,6 +89,7 @@ class Valve:
     kinds: Counter[str] = attrs.field(factory=Counter)
     _is_shut: bool = False
     _refusal: bytes | None = None
+    _unmuted: trio.Event | None = None
     _loss: _Loss | None = None
     _connections: set[_Connection] = attrs.field(factory=set)
     _more: trio.Event = attrs.field(factory=trio.Event)
@@ -100,6 +113,16 @@ class Valve:
     def open(self) -> None:
         """Let connections pass again."""
         self._is_shut = False
+
+    def mute(self) -> None:
+        """Let nothing pass any more, though all connections stay open, until it is unmuted."""
+        self._unmuted = trio.Event()
+
+    def unmute(self) -> None:
+        """Let everything pass again, what came meanwhile first."""
+        if self._unmuted is not None:
+            self._unmuted.set()
+        self._unmuted = None
 
     def refuse(self, answer: bytes) -> None:
         """Give this answer to each request that comes, until they are admitted; websockets that are open stay so."""
@@ -154,11 +177,13 @@ class Valve:
         self._more.set()
         self._more = trio.Event()
         if self._refusal is not None:
-            await connection.near.send_all(self._refusal)
+            await connection.answer(self._refusal)
             return
         if self._loss is not None and not self._loss.is_caught and self._loss.of(request):
             self._loss.is_caught = True
             connection.loss = self._loss
+        if self._unmuted is not None:
+            await self._unmuted.wait()
         await connection.far.send_all(request.head + request.body)
 
     async def _pass_answers(self, connection: _Connection) -> None:
@@ -168,7 +193,9 @@ class Valve:
                     connection.loss.then()
                     _reset_when_closed(connection.near)
                     break
-                await connection.near.send_all(data)
+                if self._unmuted is not None:
+                    await self._unmuted.wait()
+                await connection.answer(data)
         connection.scope.cancel()
 
 
