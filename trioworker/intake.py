@@ -188,6 +188,10 @@ class Intake:
         self, flow_run: FlowRun, found_at: float, *, task_status: trio.TaskStatus[None]
     ) -> None:
         """Have a run live its life, and see what that means to the polls."""
+        if flow_run.id in self.active:
+            # What an earlier worker had begun of it has been taken up since it was polled.
+            task_status.started()
+            return
         run = await self.runner.run(flow_run, found_at, task_status=task_status)
         if _came_to_nothing(run):
             self._resting.add(flow_run.id)

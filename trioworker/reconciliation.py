@@ -75,11 +75,9 @@ class Reconciliation:
         if taken_up:
             self.notify(Notice(f"Taking up {count_runs(len(taken_up))} whose end is not settled."))
         for of_run in _by_runs(entries):
-            # Somebody may have taken it in hand while another one was.
-            if of_run[0].flow_run_id not in self.runner.active:
-                # Shielded, as when a run is taken in hand that was polled; it waits for nothing.
-                with trio.CancelScope(shield=True):
-                    await runs.start(self._see_all_through, of_run)
+            # Shielded, as when a run is taken in hand that was polled; it waits for nothing.
+            with trio.CancelScope(shield=True):
+                await runs.start(self._see_all_through, of_run)
 
     def _is_due(self, entry: Entry, now: float) -> bool:
         if entry.flow_run_id in self.runner.active:
@@ -93,6 +91,10 @@ class Reconciliation:
         """See to what is known of one run, one attempt after the other, as a run is in hand only once."""
         can_be_taken = False
         for attempt in attempts:
+            if attempt.flow_run_id in self.runner.active:
+                # It was polled at this very moment.
+                task_status.started()
+                break
             run = await self._see_through(attempt, task_status=task_status)
             task_status = trio.TASK_STATUS_IGNORED
             can_be_taken |= run.state is not None and run.state.type is StateType.SCHEDULED
