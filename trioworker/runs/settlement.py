@@ -134,13 +134,10 @@ class Settlement:
         """Report the states; whether the server has taken them."""
         retry = conclusion.handed_on
         if retry is not None:
-            # Before anybody can take the run: it would find no slot.
+            # Before anybody can take the run: it would find no slot. Nor would anybody cancel it where it is not.
             await self.requests.release_slot(retry.state_details.deployment_concurrency_lease_id)
-        if not await self.requests.report(*conclusion.states, write=write):
-            return False
-        if retry is not None:
             await self.requests.forget_place()
-        return True
+        return await self.requests.report(*conclusion.states, write=write)
 
     async def _conclude(self, ended: str, fate: Fate | None) -> Leave | Propose:
         try:
