@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
+import attrs
 import pytest
 import trio
 import trio.testing
 from inheritance_support import TRACE, LastingWorld
 
 from trioworker.api.errors import APIUnavailableError
-from trioworker.api.models import FlowRun, ProposedState, StateType
+from trioworker.api.models import FlowRun, ProposedState, State, StateType
 from trioworker.infrastructure.protocol import Gone, Outcome, Running, Trace, Unknown
 from trioworker.ledger.entry import Entry, Stage
 from trioworker.ledger.ledger import Ledger, LedgerError
@@ -105,7 +106,7 @@ async def test_what_could_not_be_written_down_is_as_soon_as_there_is_room(
 async def test_run_that_is_left_before_its_number_is_known_is_not_offered_to_others(
     autojump_clock: Clock, world: LastingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def start_and_wait(  # noqa: ASYNC128 - passed on
+    async def start_and_wait(  # noqa: ASYNC128 - it does not get so far
         job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
     ) -> Outcome:
         await job.assignment.note_trace(Trace(None))
@@ -145,7 +146,7 @@ async def test_run_that_is_cut_off_before_its_number_is_known_is_given_back_only
     begun: bool,
     end: str,
 ) -> None:
-    async def start_and_wait(  # noqa: ASYNC128 - passed on
+    async def start_and_wait(  # noqa: ASYNC128 - it does not get so far
         job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
     ) -> Outcome:
         await job.assignment.note_trace(Trace(None))
@@ -162,6 +163,23 @@ async def test_run_that_is_cut_off_before_its_number_is_known_is_given_back_only
     assert world.storage.entries == {}
 
 
+async def test_place_of_a_run_is_forgotten_before_it_is_offered(
+    autojump_clock: Clock, world: LastingWorld
+) -> None:
+    """Or somebody who cancels it in between waits for whoever is in that place."""
+    run = world.schedule(Script(seconds=1000))
+    async with world.working(on_shutdown="reschedule", drain_timeout=1):
+        await world.api.wait_for_state(run.id, "Running")
+        await trio.sleep(1)
+    asked = [
+        call.arguments.get("infrastructure_pid", call.arguments.get("state"))
+        for call in world.api.calls
+        if call.method in {"set_infrastructure_pid", "set_flow_run_state"}
+    ]
+    assert asked[-2] == ""
+    assert asked[-1].name == "AwaitingRetry"
+
+
 @pytest.mark.parametrize("cancelled", [True, False])
 async def test_what_a_run_has_left_behind_is_cleared_away_that_ended_well_but_said_nothing(
     autojump_clock: Clock, world: LastingWorld, *, cancelled: bool
@@ -175,6 +193,23 @@ async def test_what_a_run_has_left_behind_is_cleared_away_that_ended_well_but_sa
         await world.api.wait_for_state(run.id, "Cancelled" if cancelled else "Crashed")
         await trio.sleep(1)
     assert [trace.identifier for trace in world.cleared] == ["1001"]
+
+
+async def test_run_is_taken_in_hand_once_though_it_is_polled_and_taken_up_at_the_same_moment(
+    autojump_clock: Clock, world: LastingWorld
+) -> None:
+    async with world.working() as worker, trio.open_nursery() as nursery:
+        run = await world.left(stage=Stage.CLAIMED)
+        [entry] = world.storage.entries.values()
+        intake, reconciliation = worker._intake, worker._reconciliation
+        assert intake is not None
+        assert reconciliation is not None
+        with worker._active.hold(run):
+            await intake._start(nursery, run, trio.current_time())
+            await nursery.start(reconciliation._see_through, entry)
+            await trio.sleep(LONG)
+            assert worker.runs_in_hand == 1
+        assert worker.runs_in_hand == 0
 
 
 async def test_nothing_is_cleared_away_of_a_run_that_has_completed(
@@ -212,16 +247,27 @@ async def test_run_is_put_back_that_a_claim_overtakes_after_its_end(
     assert world.storage.entries == {}
 
 
+@pytest.mark.parametrize("reports", [True, False])
 async def test_run_is_put_back_that_a_claim_overtakes_while_its_process_ends(
-    autojump_clock: Clock, world: LastingWorld
+    autojump_clock: Clock, world: LastingWorld, monkeypatch: pytest.MonkeyPatch, *, reports: bool
 ) -> None:
+    original = world.infrastructure.run
+
+    async def run_and_report(
+        job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> Outcome:
+        outcome = await original(job, task_status=task_status)
+        state = State(type=StateType.COMPLETED, name="Completed")
+        return attrs.evolve(outcome, state=state) if reports else outcome
+
+    monkeypatch.setattr(world.infrastructure, "run", run_and_report)
     world.api.fail("set_flow_run_state", APIUnavailableError("connection lost"))
-    run = world.schedule(Script(seconds=30, ends=None))
+    run = world.schedule(Script(seconds=100, ends=None))
     async with world.working():
         await world.api.wait_for_state(run.id, "Running")
         world.api.set_state(run.id, "Completed")
         await claim_once_more(world, run)
-        await trio.sleep(31)
+        await trio.sleep(101)
         assert world.states(run)[-2:] == ["Pending", "Completed"]
 
 

@@ -462,8 +462,7 @@ class _Life:
         reported = await self._settle(outcome, hooks)
         if reported is StateType.CRASHED and outcome.status_code == 0:
             self.run_log.alarm(f"Flow run '{self.flow_run.name}': {outcome.message}")
-        if reported is not None and outcome.status_code == 0:
-            await self._clear()
+        await self._clear_after(outcome)
         if reported is StateType.CRASHED and outcome.hint:
             self.run_log.info(outcome.hint)
         elif reported is StateType.CANCELLED:
@@ -471,10 +470,12 @@ class _Life:
             runner.outbox.event(events.flow_run_cancelled(runner.worker, facts, runner.now()))
         self._note_outcome(execution, outcome)
 
-    async def _clear(self) -> None:
+    async def _clear_after(self, outcome: Outcome) -> None:
         """End what a run has left behind whose process had ended well, as it seemed, though the run has not."""
-        entry = self.active.record.entry
-        if entry is None or entry.trace is None:
+        state, entry = self.active.state, self.active.record.entry
+        if outcome.status_code != 0 or state is None or entry is None or entry.trace is None:
+            return
+        if state.type not in {StateType.CRASHED, StateType.CANCELLED}:
             return
         try:
             await self.runner.infrastructure.clear(self.flow_run.id, entry.trace)
@@ -491,7 +492,8 @@ class _Life:
     async def _settle(self, outcome: Outcome, hooks: Hooks | None = None) -> StateType | None:
         """Settle the run, unless its infrastructure knows that it has ended, or was left to other workers."""
         state = outcome.state
-        if state is None or not (state.type.is_final or state.type is StateType.SCHEDULED):
+        is_over = state is not None and (state.type.is_final or state.type is StateType.SCHEDULED)
+        if state is None or not is_over or self.active.in_doubt_since is not None:
             # If the API cannot be told just now, whoever comes after this worker shall know.
             await self.active.record.note_end(outcome.message)
             return await self.settlement.settle(outcome.message, hooks)
@@ -528,9 +530,8 @@ class _Life:
         if execution is None or execution.outcome is None:
             await self.cut_off.conclude(ended=self._has_been_ended)
         else:
-            reported = await self._settle(execution.outcome)
-            if reported is not None and execution.outcome.status_code == 0:
-                await self._clear()
+            await self._settle(execution.outcome)
+            await self._clear_after(execution.outcome)
             self._note_outcome(execution, execution.outcome)
 
     @property
