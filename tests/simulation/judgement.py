@@ -19,7 +19,7 @@ def open_questions(world: World) -> list[str]:
 
 def _of_runs(world: World) -> Iterator[str]:
     for run in world.server._runs.values():
-        if not world.monitor.is_exempt(run.public.id) and not _has_come_to_its_end(run):
+        if not world.monitor.is_exempt(run.public.id) and not _has_come_to_its_end(world, run):
             yield f"run {str(run.public.id)[:4]} is left {run.state.label}"
         if world.monitor.is_exempt(run.public.id):
             continue
@@ -31,8 +31,10 @@ def _of_runs(world: World) -> Iterator[str]:
             yield f"run {str(run.public.id)[:4]} is Cancelled, though nobody has wished so"
 
 
-def _has_come_to_its_end(run: Run) -> bool:
-    return run.state.type.is_final or run.state.label == "Suspended"
+def _has_come_to_its_end(world: World, run: Run) -> bool:
+    # Those of which nobody knows keep their slots.
+    waits = run.state.label == "AwaitingConcurrencySlot" and bool(world.monitor.stranded)
+    return run.state.type.is_final or run.state.label == "Suspended" or waits
 
 
 def _of_processes(world: World) -> Iterator[str]:
