@@ -163,6 +163,21 @@ async def test_run_that_is_cut_off_before_its_number_is_known_is_given_back_only
     assert world.storage.entries == {}
 
 
+async def test_what_is_left_is_cleared_away_of_a_process_whose_number_only_its_heir_has_found(
+    autojump_clock: Clock, world: LastingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def find(flow_run_id: UUID, trace: Trace) -> Running | Gone | Unknown:
+        return Running(TRACE)
+
+    monkeypatch.setattr(world.infrastructure, "find", find)
+    run = await world.left("Running", stage=Stage.LAUNCHING)
+    [attempt] = world.storage.entries
+    world.storage.entries[attempt] = attrs.evolve(world.storage.entries[attempt], trace=Trace(None))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Crashed")
+    assert TRACE in world.cleared
+
+
 async def test_place_of_a_run_is_forgotten_before_it_is_offered(
     autojump_clock: Clock, world: LastingWorld
 ) -> None:
