@@ -268,7 +268,7 @@ async def test_run_is_put_back_that_a_claim_overtakes_while_its_process_ends(
 ) -> None:
     original = world.infrastructure.run
 
-    async def run_and_report(
+    async def run_and_report(  # noqa: ASYNC128 - passed on
         job: FakeJob, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
     ) -> Outcome:
         outcome = await original(job, task_status=task_status)

@@ -26,5 +26,19 @@ episode      one seed from the beginning to the judgement
 campaign     many of them, counted
 ```
 
+What the promise does not cover, and what is therefore not asked of these runs:
+
+- A run of which no disk knows what its worker knows when that goes, since it keeps no ledger, or the disk has been
+  full from then on: it may stay as it is, with its slot and its process; and if the disk knows of an earlier step, the
+  next worker goes by that, and may end or offer a run whose process lives. All that is promised of other runs, of
+  slots and of the worker's own end holds as ever.
+- A run that somebody schedules anew by force while it is executed: it is executed beside itself.
+- A run that is offered by a request that takes effect later than its repetition, when somebody has taken the run: the
+  server cannot tell that from a new wish. (A claim that comes late is put back; that of others is not touched.)
+- What a process has started, if the process has ended before any worker knew its number.
+
+A request takes effect within 50 seconds or never: a worker looks once more after 60. Of what the flows of two
+runs do to each other, nothing is simulated, nor of other machines.
+
 `python -m tests.simulation --help` says how to run it.
 """
