@@ -29,7 +29,7 @@ campaign     many of them, counted
 What the promise does not cover, and what is therefore not asked of these runs:
 
 - A run of which no disk knows what its worker knows when that goes, since it keeps no ledger, or the disk has been
-  full from then on: it may stay as it is, with its slot and its process; and if the disk knows of an earlier step, the
+  full from then on: it may stay as it is, with its slot and its process; and if it knows of an earlier step, the
   next worker goes by that, and may end or offer a run whose process lives. All that is promised of other runs, of
   slots and of the worker's own end holds as ever.
 - A run that somebody schedules anew by force while it is executed: it is executed beside itself.
