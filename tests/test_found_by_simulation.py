@@ -221,7 +221,7 @@ async def test_run_is_taken_in_hand_once_though_it_is_polled_and_taken_up_at_the
         assert reconciliation is not None
         with worker._active.hold(run):
             await intake._start(nursery, run, trio.current_time())
-            await nursery.start(reconciliation._see_through, entry)
+            await nursery.start(reconciliation._see_all_through, [entry])
             await trio.sleep(LONG)
             assert worker.runs_in_hand == 1
         assert worker.runs_in_hand == 0
