@@ -34,7 +34,8 @@ print('after', flush=True)
 become('COMPLETED')
 """
 
-# The command, but that it looks for what others have left every second, and a second time after two more.
+# The command, but that it looks for what others have left every second, and at each of that once more after a while,
+# within which a test has to let happen what is to happen before.
 QUICK = (
     sys.executable,
     "-c",
@@ -42,7 +43,7 @@ QUICK = (
 import runpy
 import trioworker.reconciliation, trioworker.worker
 trioworker.worker._LEDGER_SECONDS = 1.0
-trioworker.reconciliation._IN_FLIGHT_SECONDS = 2.0
+trioworker.reconciliation._IN_FLIGHT_SECONDS = 15.0
 runpy.run_module("trioworker", run_name="__main__", alter_sys=True)
 """,
 )
