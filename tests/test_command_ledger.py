@@ -273,8 +273,17 @@ async def hold_back(
                     if text in chunk and not holding.held.is_set():
                         holding.held.set()
                         await holding.released.wait()
+                        if chunk.startswith(b"POST "):
+                            # The server has closed the connection meanwhile, over which it heard nothing.
+                            await ask(bytes(chunk))
+                            break
                     await beyond.send_all(chunk)
                 await beyond.send_eof()
+
+    async def ask(request: bytes) -> None:
+        async with await trio.open_tcp_stream(target.host, target.port or 80) as fresh:
+            await fresh.send_all(request)
+            await fresh.receive_some()
 
     async def answer(stream: trio.SocketStream, beyond: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):
