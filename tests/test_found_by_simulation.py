@@ -286,6 +286,22 @@ async def test_run_is_put_back_that_a_claim_overtakes_while_its_process_ends(
         assert world.states(run)[-2:] == ["Pending", "Completed"]
 
 
+async def test_run_is_tried_again_that_a_claim_overtakes_while_it_waits_for_that_itself(
+    autojump_clock: Clock, world: LastingWorld
+) -> None:
+    world.api.fail("set_flow_run_state", APIUnavailableError("connection lost"))
+    run = world.schedule(Script(seconds=30, ends=None, status=1))
+    async with world.working():
+        await world.api.wait_for_state(run.id, "Running")
+        world.api.set_state(run.id, "AwaitingRetry", retry_type="in_process")
+        await claim_once_more(world, run)
+        assert world.states(run)[-1] == "Pending"
+        world.infrastructure.script = Script()
+        world.infrastructure.scripts.clear()
+        await world.api.wait_for_state(run.id, "Completed")
+    assert "Crashed" in world.states(run)
+
+
 async def test_run_is_put_back_that_a_claim_of_a_worker_overtakes_which_is_gone(
     autojump_clock: Clock, world: LastingWorld
 ) -> None:

@@ -30,6 +30,7 @@ KEPT: Final[Mapping[int, str]] = MappingProxyType(
         5661: "two requests that took effect late made a Completed run Crashed",
         10857: "a claim that took effect late, while the process ended, made a Completed run Crashed",
         11308: "a claim that was refused while its worker was stopped brought that down",
+        401371: "a claim that took effect late kept a run from its retry, and it waited for that for ever",
         503341: "a claim of one attempt that took effect late had the retry of the next one wait for ever",
     }
 )

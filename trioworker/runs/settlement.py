@@ -116,6 +116,8 @@ class Settlement:
         write = self.run_log.info if hooks is None else self.run_log.note
         for _ in range(_LOOKS):
             conclusion = await self._conclude(ended, fate)
+            if conclusion is None:
+                continue
             if isinstance(conclusion, Leave):
                 self.run_log.debug(f"Flow run '{self.active.flow_run.name}': {conclusion.reason}")
                 return None
@@ -139,7 +141,8 @@ class Settlement:
             await self.requests.forget_place()
         return await self.requests.report(*conclusion.states, write=write)
 
-    async def _conclude(self, ended: str, fate: Fate | None) -> Leave | Propose:
+    async def _conclude(self, ended: str, fate: Fate | None) -> Leave | Propose | None:
+        """What to do about the run; None to look once more."""
         try:
             current = await self.requests.read()
         except ObjectNotFoundError:
@@ -154,7 +157,8 @@ class Settlement:
             now=self.now(),
         )
         if isinstance(conclusion, Propose) and await self.undo_late_request(current) is not None:
-            return Leave("it is again as it was before a request of ours that came late")
+            # What it was before may need its end no less, such as a retry that was waited for in the process.
+            return None
         if fate == "SCHEDULED":
             return reschedule(conclusion, current, ended=ended, now=self.now())
         return conclusion
