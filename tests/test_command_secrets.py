@@ -219,6 +219,9 @@ async def test_no_secret_comes_to_light(
     assert any(path.name == "workspace.json" for path in exposed)
     assert not [path for path in exposed if readable_by_others(path, temporary)]
 
+    # What is kept of runs in hand may be gone when they have ended.
+    assert files_with(canaries, tmp_path / "prefect", tmp_path / "work") == []
+
     async with command.open_http() as client:
         health = await client.get(f"http://127.0.0.1:{port}/health")
     guarded.go()
