@@ -54,6 +54,7 @@ def test_name_is_unique_unless_given(tmp_path: Path) -> None:
         ({"drain_timeout": None}, "drain_timeout must be 0 seconds or more, not None"),
         ({"kill_grace": "5"}, "kill_grace must be 0 seconds or more, not '5'"),
         ({"queues": "high"}, "must be a list of names, not the text 'high'"),
+        ({"name": "a\nb"}, "a line break or the like"),
         ({"name": "a/b"}, "Worker name cannot contain"),
         ({"name": "a%b"}, "Worker name cannot contain"),
         ({"limit": 0}, "would let none start"),

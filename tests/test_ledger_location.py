@@ -280,6 +280,22 @@ async def test_nobody_else_may_look_into_the_directory(
     assert notices == []
 
 
+@pytest.mark.parametrize("mask", [0o000, 0o022])
+async def test_nobody_else_may_put_another_one_in_its_place(
+    tmp_path: Path, notices: list[Notice], mask: int
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    before = os.umask(mask)
+    try:
+        async with opened(home / "trioworker" / "ledgers" / "worker", notices):
+            for made in (home / "trioworker", home / "trioworker" / "ledgers"):
+                assert made.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+    assert home.stat().st_mode & 0o777 == 0o755
+
+
 # Places where there can be none
 
 NO_LEDGER = "Flow runs go on without it; but should this worker be killed"

@@ -148,6 +148,11 @@ class WorkerConfig:
             raise ConfigurationError(f"{self.pool!r} cannot be a work pool: a name has none of / % & < >.")
         if not self.name or any(character in self.name for character in "/%"):
             raise ConfigurationError("Worker name cannot contain '/' or '%', nor be empty.")
+        if not self.name.isprintable() and is_unicode(self.name):
+            # It goes into the headers of requests, which flow runs would repeat for hours.
+            raise ConfigurationError(
+                f"The name of the worker has a line break or the like in it: {self.name!r}."
+            )
         self._check_flows()
         if isinstance(self.queues, str):
             raise ConfigurationError(f"queues must be a list of names, not the text {self.queues!r}.")
