@@ -303,7 +303,7 @@ class TestTypeThatNoPackageBrings:
         ("raise RuntimeError('out of order')", "RuntimeError: out of order"),
         (
             "class Moonbase:\n def __init__(*_): pass",
-            "it makes a Moonbase, which has no configured_by_deployment, default_base_job_template",
+            "it makes a Moonbase, which has no adopt, clear, configured_by_deployment, default_base_job_template",
         ),
     ],
 )

@@ -41,9 +41,11 @@ QUICK = (
     "-c",
     """
 import runpy
-import trioworker.reconciliation, trioworker.worker
+import trioworker.runs.flow_run
+# Before others take it from there.
+trioworker.runs.flow_run.IN_FLIGHT_SECONDS = 15.0
+import trioworker.worker
 trioworker.worker._LEDGER_SECONDS = 1.0
-trioworker.reconciliation._IN_FLIGHT_SECONDS = 15.0
 runpy.run_module("trioworker", run_name="__main__", alter_sys=True)
 """,
 )
@@ -447,7 +449,9 @@ class TestWhoseRunsTheyAre:
         await site.kill(first)
         site.name = "another"
         second = await site.worker()
-        assert "another" in await site.prefect.online(site.pool)
+        with patience_for("its first heartbeat", second):
+            while "another" not in await site.prefect.online(site.pool):  # noqa: ASYNC110 - nothing tells us
+                await trio.sleep(0.1)
         assert "Taking up" not in second.output
         site.prefect.go()
         await site.prefect.reached(run, "Completed", second)

@@ -268,10 +268,11 @@ def _reason(error: OSError) -> str:
 def _make_private(directory: Path) -> None:
     """See to it that a directory is there, and that only this user may look into it."""
     # Those above it, too, or somebody could put another one in its place. What is there already is the user's.
-    for made in (*reversed(directory.parents), directory):
-        if not made.is_dir():
-            made.mkdir(exist_ok=True)
-            made.chmod(0o700)
+    for above in reversed(directory.parents):
+        if not above.exists():
+            above.mkdir(exist_ok=True)
+            above.chmod(0o700)
+    directory.mkdir(mode=0o700, exist_ok=True)
     status = directory.stat()
     if status.st_uid != os.geteuid():
         raise LedgerError("it belongs to another user")
