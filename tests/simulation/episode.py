@@ -111,6 +111,10 @@ class _Episode:
             if trio.current_time() > deadline:
                 self.violations += questions
                 return
+            if world.is_troubled:
+                # By a fault that came at a step when no other was left.
+                await world.wait_untroubled()
+                deadline = trio.current_time() + _PATIENCE
             await trio.sleep(_LOOK)
 
 

@@ -289,6 +289,11 @@ class World:
                 self._untroubled.set()
                 self._untroubled = trio.Event()
 
+    @property
+    def is_troubled(self) -> bool:
+        """Whether a fault lasts."""
+        return bool(self._troubles)
+
     async def wait_untroubled(self) -> None:
         """Return when no fault lasts any more."""
         while self._troubles:
