@@ -395,11 +395,14 @@ class Prefect:
                 await trio.sleep(_LOOK_AGAIN)
 
     async def next_heartbeat(self, pool: str) -> None:
-        """Wait for the next heartbeat of a pool's only worker."""
-        (before,) = await self.workers(pool)
-        with patience_for(f"a heartbeat of {before['name']}"):
-            while (await self.workers(pool))[0]["last_heartbeat_time"] == before["last_heartbeat_time"]:  # noqa: ASYNC110
+        """Wait for the next heartbeat of a pool's only worker, whose first one may be yet to come."""
+        before = await self._heartbeats(pool)
+        with patience_for(f"a heartbeat of the worker of {pool}"):
+            while await self._heartbeats(pool) == before:  # noqa: ASYNC110 - nothing tells us
                 await trio.sleep(_LOOK_AGAIN)
+
+    async def _heartbeats(self, pool: str) -> list[str]:
+        return [worker["last_heartbeat_time"] for worker in await self.workers(pool)]
 
     async def deployment(
         self, pool: str, script: str = "", *, variables: dict[str, Any] | None = None, **fields: Any
